@@ -1,0 +1,30 @@
+"""Fairness for heterogeneous multi-task learning."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Everything is imported when it is used, so that `import fairmt` costs
+# next to nothing.
+_PUBLIC = {
+    "Classification": "fairmt.tasks",
+    "Detection": "fairmt.tasks",
+    "Regression": "fairmt.tasks",
+    "Attribute": "fairmt.groups",
+    "Groups": "fairmt.groups",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'fairmt' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
