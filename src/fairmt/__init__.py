@@ -15,6 +15,9 @@ _PUBLIC = {
     "Regression": "fairmt.tasks",
     "Attribute": "fairmt.groups",
     "Groups": "fairmt.groups",
+    "FairMT": "fairmt.methods",
+    "MLP": "fairmt.models",
+    "LinearHeads": "fairmt.models",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -41,9 +41,7 @@ class Moments:
         return self.mass**2 / torch.where(self.mass2 > 0, self.mass2, torch.ones_like(self.mass2))
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.sums + other.sums, self.mass + other.mass, self.mass2 + other.mass2
-        )
+        return Moments(self.sums + other.sums, self.mass + other.mass, self.mass2 + other.mass2)
 
     @staticmethod
     def of(

@@ -539,6 +539,7 @@ class Ledger:
     statistics : tuple of Statistic, length J
     orientation : Tensor (J,) of +1, 0, -1
     task_index : Tensor (J,), the position of each statistic's task
+    statistic_of_column : Tensor (P,), the statistic that each moment column serves
     """
 
     def __init__(self, layout: Layout, notions: Mapping[str, Sequence[str]]) -> None:
@@ -600,9 +601,7 @@ class Ledger:
             dtype=torch.float32,
         )
         names = [task.name for task in layout.tasks]
-        self.task_index = torch.tensor(
-            [names.index(s.task) for s in statistics], dtype=torch.int64
-        )
+        self.task_index = torch.tensor([names.index(s.task) for s in statistics], dtype=torch.int64)
         self.centred_at_zero = torch.tensor(
             [MEASURES[s.measure].centre == "zero" for s in statistics], dtype=torch.bool
         )
@@ -611,6 +610,15 @@ class Ledger:
         )
         self.bounded = torch.tensor(
             [MEASURES[s.measure].bounded for s in statistics], dtype=torch.bool
+        )
+        self.statistic_of_column = torch.cat(
+            [
+                torch.arange(b.statistics.start, b.statistics.stop).repeat(
+                    (b.columns.stop - b.columns.start) // (b.statistics.stop - b.statistics.start)
+                )
+                for b in self._blocks
+            ]
+            or [torch.zeros(0, dtype=torch.int64)]
         )
         self.uses_probability = any(b.measure.uses_probability for b in self._blocks)
         self.uses_decided = any(b.measure.uses_decided for b in self._blocks)
@@ -644,9 +652,7 @@ class Ledger:
             parts.append(block.measure.rate(tuple(terms)))
         return torch.cat(parts, -1)
 
-    def moments(
-        self, membership: Tensor, atoms: Atoms, weights: Tensor | None = None
-    ) -> Moments:
+    def moments(self, membership: Tensor, atoms: Atoms, weights: Tensor | None = None) -> Moments:
         """Moments of a batch of rows."""
         return Moments.of(membership, self.columns(atoms), self.evidence(atoms), weights)
 
@@ -721,7 +727,9 @@ def probabilities(layout: Layout, outputs: Tensor) -> Tensor:
     return decide(layout, outputs, None, 1.0)
 
 
-def truths(layout: Layout, labels: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def truths(
+    layout: Layout, labels: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Observed and actual (B, n_outputs) from fused labels (B, n_labels)."""
     observed, actual = [], []
     for family in layout.families:

@@ -463,9 +463,13 @@ class Losses:
                 )
             )
             loss = (1.0 - concordance(*sums)).unsqueeze(0)
-            return self._entry_mean(i, family, loss, (sums[0] > 0).to(o.dtype)[None], None, identity)
+            return self._entry_mean(
+                i, family, loss, (sums[0] > 0).to(o.dtype)[None], None, identity
+            )
         error = o - target
-        loss = error * error if tasks[0].loss == "mse" else F.huber_loss(o, target, reduction="none")
+        loss = (
+            error * error if tasks[0].loss == "mse" else F.huber_loss(o, target, reduction="none")
+        )
         return self._entry_mean(i, family, loss, entry, w, reduce)
 
     def _entry_mean(

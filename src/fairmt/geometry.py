@@ -1,0 +1,158 @@
+"""The head-aware proxy: how per-task Lagrangians meet in the joint space of representation and heads.
+
+The objectives are ``ℓ_t = w_t L_t + λ·(C restricted to task t's outputs)``, the constraint
+included. On representation z (B rows) and heads φ their Gramian is
+
+    K[t, s] = B·⟨∂_z ℓ_t, ∂_z ℓ_s⟩ + ρ·[t = s]·‖∂_φt ℓ_t‖²
+
+where the factor B makes ρ independent of the batch size. A small program on K alone weights the
+objectives. This formulation is the library's own. Two limits: agreement at (z, φ) is not agreement
+in the encoder's weights, and tasks labelled on disjoint rows are orthogonal at z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Program = Callable[[Tensor], Tensor]
+"""Gramian (T, T) -> weights (T,); they are scaled to mean 1 afterwards."""
+
+
+def linear_gramian(delta: Tensor, weight: Tensor, owner: Tensor, n_tasks: int) -> Tensor:
+    """``B·⟨∂_z ℓ_t, ∂_z ℓ_s⟩`` for linear heads, without building a T × B × d gradient.
+
+    ``K_z = B · S ((Δᵀ Δ) ∘ (W Wᵀ)) Sᵀ``
+
+    Parameters
+    ----------
+    delta : Tensor (B, K), gradients of each task's Lagrangian at its own outputs.
+    weight : Tensor (K, d), the heads side by side.
+    owner : Tensor (K,), the task of each output.
+    """
+    products = (delta.T @ delta) * (weight @ weight.T)
+    if n_tasks != len(owner):
+        products = products.new_zeros(n_tasks, len(owner)).index_add_(0, owner, products)
+        products = products.new_zeros(n_tasks, n_tasks).index_add_(1, owner, products)
+    elif not _is_identity(owner):
+        products = torch.zeros_like(products).index_put_((owner[:, None], owner[None, :]), products)
+    return products * len(delta)
+
+
+def _is_identity(owner: Tensor) -> bool:
+    return bool((owner.diff() == 1).all())
+
+
+def gramian(gradients: list[Tensor]) -> Tensor:
+    """``B·⟨g_t, g_s⟩`` from gradients at the representation, each with B rows."""
+    flat = torch.stack([g.flatten() for g in gradients])
+    return (flat @ flat.T) * len(gradients[0])
+
+
+def balance(k: Tensor) -> Tensor:
+    """``w_t ∝ 1/√K_tt``: every task pulls at the joint space with the same force."""
+    norm = k.diagonal().clamp(min=0).sqrt()
+    # A task without labels in the batch has no gradient; it must not get an infinite weight.
+    floor = 1e-3 * norm.mean()
+    return 1.0 / torch.where(norm > floor, norm, floor.clamp(min=1e-12))
+
+
+def equal(k: Tensor) -> Tensor:
+    """All ones: the plain sum of the Lagrangians."""
+    return torch.ones_like(k.diagonal())
+
+
+_TORCHJD = {
+    "aligned": "AlignedMTLWeighting",
+    "imtl_g": "IMTLGWeighting",
+    "mgda": "MGDAWeighting",
+    "dualproj": "DualProjWeighting",
+    "upgrad": "UPGradWeighting",
+    "pcgrad": "PCGradWeighting",
+    "cagrad": "CAGradWeighting",
+    "fairgrad": "FairGradWeighting",
+    "gradvac": "GradVacWeighting",
+}
+PROGRAMS = ("equal", "balance", *_TORCHJD)
+
+
+def program(name: str | Program) -> Program:
+    """A weighting by name, or any callable from Gramian to weights (TorchJD's included).
+
+    'balance' and 'equal' are built in; 'aligned', 'imtl_g' and 'mgda' balance too, 'dualproj' and
+    'upgrad' guard (no Lagrangian ascends); they come from TorchJD.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    ImportError
+        If TorchJD is needed and not installed.
+    """
+    if callable(name):
+        return name
+    if name in ("equal", "balance"):
+        return {"equal": equal, "balance": balance}[name]
+    if name not in _TORCHJD:
+        raise ValueError(f"Unknown proxy program '{name}'; expected one of {list(PROGRAMS)}.")
+    try:
+        import torchjd.aggregation as aggregation
+    except ImportError as error:
+        raise ImportError(
+            f"The proxy program '{name}' comes from TorchJD: pip install 'fairmt[torchjd]'."
+        ) from error
+    weighting = getattr(aggregation, _TORCHJD[name])
+    return weighting(c=0.5) if name == "cagrad" else weighting()  # type: ignore[no-any-return]
+
+
+class Proxy:
+    """A program on the Gramian, scaled to mean 1 and smoothed over steps.
+
+    Parameters
+    ----------
+    programs : str, callable, or sequence of them
+        Applied in turn: each sees the Gramian of the objectives as weighted so far, so that a
+        balancing program can be followed by a guard.
+    rho : float
+        ρ, the share of the heads' own gradients in the geometry.
+    smoothing : float in [0, 1)
+        Share of the last step's weights that is kept.
+    """
+
+    def __init__(
+        self,
+        programs: str | Program | tuple[str | Program, ...] = "balance",
+        rho: float = 1.0,
+        smoothing: float = 0.9,
+    ) -> None:
+        if rho < 0:
+            raise ValueError(f"rho must not be negative. Found {rho}.")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must lie in [0, 1). Found {smoothing}.")
+        chosen = programs if isinstance(programs, tuple) else (programs,)
+        self._programs = [program(p) for p in chosen]
+        self.rho, self.smoothing = rho, smoothing
+        self.last: Tensor | None = None
+
+    @torch.no_grad()
+    def weights(self, k: Tensor) -> Tensor:
+        """Weights (T,) with mean 1 from the Gramian (T, T)."""
+        scale = k.diagonal().mean().clamp(min=1e-30)
+        k = k / scale
+        total = torch.ones_like(k.diagonal())
+        for step in self._programs:
+            w = step(k * torch.outer(total, total))
+            total = total * (w * (len(w) / w.sum().clamp(min=1e-12)))
+        total = total * (len(total) / total.sum().clamp(min=1e-12))
+        if self.last is not None:
+            total = self.smoothing * self.last + (1 - self.smoothing) * total
+        self.last = total
+        return total
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.last is None else {"last": self.last.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.last = state["last"].clone() if "last" in state else None

@@ -1,0 +1,146 @@
+"""The interface of step methods: a batch in, gradients on the parameters out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fairmt.distributed import average_gradients, joint
+from fairmt.groups import Groups
+from fairmt.models import MultiTask
+from fairmt.tasks import Layout, Losses, Task
+
+Log = dict[str, Tensor | float]
+
+
+class Batch(NamedTuple):
+    """A batch with labels (B, n_labels) and attribute codes (B, A) packed."""
+
+    features: Any
+    labels: Tensor
+    attributes: Tensor
+    weights: Tensor | None
+
+
+class StepMethod:
+    """Turns a batch into gradients; the caller owns optimiser, clipping and loop.
+
+    Give encoder, heads, tasks and groups to the constructor to use a method in a loop of your
+    own, or leave them out and call `setup`, as the trainer does.
+
+    A batch is a mapping with the keys
+
+    - ``features``: what the encoder takes, usually (B, D);
+    - ``labels``: by task name, NaN where missing: (B,) class indices, (B, K) of 0/1, or (B, K)
+      values in the task's units; or one packed matrix (`Layout.pack`);
+    - ``attributes``: by attribute name, (B,) int64 codes, -1 where missing; or packed (B, A);
+    - ``weights``, optional: (B,).
+
+    Attributes
+    ----------
+    strength : float or None
+        λ of the fairness part, None for methods without one. Settable at any step.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    strength: float | None = None
+
+    def __init__(
+        self,
+        encoder: nn.Module | None = None,
+        heads: nn.Module | Mapping[str, nn.Module] | None = None,
+        tasks: Sequence[Task] | Layout | None = None,
+        groups: Groups | None = None,
+    ) -> None:
+        given = [x is not None for x in (encoder, heads, tasks, groups)]
+        if all(given):
+            layout = tasks if isinstance(tasks, Layout) else Layout(tuple(tasks or ()))
+            assert encoder is not None and heads is not None and groups is not None
+            self.setup(MultiTask(encoder, heads, layout), groups)
+        elif any(given):
+            raise ValueError("Give encoder, heads, tasks and groups together, or none of them.")
+
+    def setup(self, model: MultiTask, groups: Groups, data: Any = None) -> None:
+        """Bind the method to a model; subclasses build their state here.
+
+        Parameters
+        ----------
+        data : TensorTable, optional
+            Training rows, for methods that need whole-set figures before the first step.
+        """
+        self.model, self.layout, self.groups = model, model.layout, groups
+        self.losses = Losses(model.layout)
+        self.offsets = torch.zeros(model.layout.n_outputs)
+        self._task_weights = torch.tensor([t.weight for t in model.layout.tasks])
+
+    def unpack(self, batch: Mapping[str, Any]) -> Batch:
+        """Check a batch's keys and pack labels and attributes."""
+        missing = {"features", "labels", "attributes"} - set(batch)
+        if missing:
+            raise ValueError(f"The batch lacks {sorted(missing)}; found {sorted(batch)}.")
+        return Batch(
+            batch["features"],
+            self.layout.pack(batch["labels"]),
+            self.groups.pack(batch["attributes"]),
+            batch.get("weights"),
+        )
+
+    def task_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Weighted task losses (T,), over all processes' rows."""
+        losses = self.losses(outputs, batch.labels, batch.weights, joint)
+        return losses * self._task_weights.to(losses.device)
+
+    def penalty(self, z: Tensor, outputs: Tensor, batch: Batch) -> Tensor | None:
+        """The fairness term that `strength` multiplies; None for methods without one."""
+        return None
+
+    def step(self, batch: Mapping[str, Any], scale: float = 1.0) -> Log:
+        """Add the gradients of one batch to the parameters' ``.grad``.
+
+        Parameters
+        ----------
+        scale : float
+            Multiplies the gradients: 1/k for accumulation over k batches, times the scale of a
+            gradient scaler.
+
+        Returns
+        -------
+        dict with at least 'loss', the sum of the weighted task losses.
+        """
+        b = self.unpack(batch)
+        z = self.model.encoder(b.features)
+        outputs = self.model.heads(z).float()
+        loss = self.task_losses(outputs, b).sum()
+        log: Log = {"loss": loss.detach()}
+        total = loss
+        if self.strength:
+            penalty = self.penalty(z, outputs, b)
+            if penalty is not None:
+                total = loss + self.strength * penalty
+                log |= {"penalty": penalty.detach(), "strength": self.strength}
+        (total * scale).backward()
+        average_gradients(self.parameters())
+        return log
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Everything the optimiser moves: the model, and what the method adds."""
+        return self.model.parameters()
+
+    def set_offsets(self, offsets: Tensor) -> None:
+        """The decision rule in force, (n_outputs,): soft decisions are centred at it."""
+        self.offsets = offsets.detach().clone()
+
+    def calibrate(self, batches: Iterable[Mapping[str, Any]]) -> Log:
+        """Look at data that no gradient sees, once an epoch. Nothing to do for most methods."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers besides the model; tensors, numbers, lists and dicts only."""
+        return {"offsets": self.offsets}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.offsets = state["offsets"].clone()

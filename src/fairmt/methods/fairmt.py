@@ -1,0 +1,330 @@
+"""FairMT: one asymmetric constraint over all tasks, and a head-aware multi-objective step.
+
+FairMT (arXiv 2512.00469) as formulated in this library; see `fairmt.constraint`, `fairmt.dual`
+and `fairmt.geometry` for what is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fairmt.constraint import Aggregate, Constraint, Entry
+from fairmt.distributed import all_sum, average_gradients, joint, world_size
+from fairmt.dual import Dual
+from fairmt.geometry import Program, Proxy, gramian, linear_gramian
+from fairmt.groups import Groups
+from fairmt.history import DecayedMoments
+from fairmt.methods.base import Batch, Log, StepMethod
+from fairmt.models import LinearHeads, MultiTask, TaskHeads
+from fairmt.moments import Moments
+from fairmt.notions import Ledger, NotionSpec, atoms_of, resolve_notions
+from fairmt.tasks import Layout, Task
+
+
+class FairMT(StepMethod):
+    """Primal-dual training under one aggregated constraint.
+
+    The objectives are the per-task Lagrangians ``ℓ_t = w_t L_t + λ·C|_t``; a program on their
+    Gramian at representation and heads weights them. One backward pass through the heads serves
+    all objectives, and the encoder is traversed once.
+
+    Parameters
+    ----------
+    notion : str, sequence, or mapping from task name or kind
+        See `fairmt.notions.resolve_notions`.
+    tolerance : float or mapping from task name
+        The gap that is accepted; see `Constraint`.
+    strength : float, optional
+        A fixed λ. None: bounded dual ascent, driven by `calibrate`.
+    directionality, sharpness, min_evidence, standard_errors, floor_slack
+        See `Constraint`.
+    temperature : float
+        τ of the soft decisions, in units of the outputs: lower is closer to the hard decisions.
+    evidence_target, max_decay
+        Memory of the sums; see `DecayedMoments`. ``max_decay=0`` switches it off.
+    proxy : str, callable or tuple of them, or None
+        Program on the Gramian; None is the plain sum. See `fairmt.geometry.program`.
+    rho, smoothing
+        See `Proxy`.
+    max_strength, dual_rate, dual_standard_errors
+        λ_max, η, and the standard errors subtracted from each slack that drives the dual, so that
+        the noise of small groups is not chased.
+    """
+
+    name: ClassVar[str] = "fairmt"
+    summary: ClassVar[str] = "asymmetric worst-case constraint over all tasks, head-aware step"
+
+    def __init__(
+        self,
+        encoder: nn.Module | None = None,
+        heads: nn.Module | Mapping[str, nn.Module] | None = None,
+        tasks: Sequence[Task] | Layout | None = None,
+        groups: Groups | None = None,
+        *,
+        notion: NotionSpec = "default",
+        tolerance: float | Mapping[str, float] = 0.02,
+        strength: float | None = None,
+        directionality: float = 0.8,
+        sharpness: float = 4.0,
+        temperature: float = 0.5,
+        min_evidence: float = 10.0,
+        standard_errors: float = 0.0,
+        floor_slack: float = 0.0,
+        evidence_target: float = 200.0,
+        max_decay: float = 0.99,
+        proxy: str | Program | tuple[str | Program, ...] | None = "balance",
+        rho: float = 1.0,
+        smoothing: float = 0.9,
+        max_strength: float = 4.0,
+        dual_rate: float = 10.0,
+        dual_standard_errors: float = 1.0,
+    ) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive. Found {temperature}.")
+        self.notion, self.temperature = notion, temperature
+        self._constraint_settings: dict[str, Any] = {
+            "tolerance": tolerance,
+            "directionality": directionality,
+            "sharpness": sharpness,
+            "min_evidence": min_evidence,
+            "standard_errors": standard_errors,
+            "floor_slack": floor_slack,
+        }
+        self._memory_settings = (evidence_target, max_decay)
+        self.proxy = None if proxy is None else Proxy(proxy, rho, smoothing)
+        self.dual = Dual(max_strength, dual_rate) if strength is None else None
+        self._strength = strength
+        self._dual_errors = dual_standard_errors
+        super().__init__(encoder, heads, tasks, groups)
+
+    def setup(self, model: MultiTask, groups: Groups, data: Any = None) -> None:
+        super().setup(model, groups, data)
+        notions = resolve_notions(self.layout.tasks, self.notion)
+        self.ledger = Ledger(self.layout, notions)
+        if not len(self.ledger):
+            raise ValueError(
+                f"Notion {self.notion!r} judges none of the tasks "
+                f"{[(t.name, t.kind) for t in self.layout.tasks]}; there is nothing to constrain."
+            )
+        self.constraint = Constraint(self.ledger, groups, **self._constraint_settings)
+        target, decay = self._memory_settings
+        self.history = DecayedMoments(self.ledger, groups, target, decay)
+        self._judge = Constraint(
+            self.ledger,
+            groups,
+            **self._constraint_settings
+            | {"directionality": 1.0, "standard_errors": self._dual_errors, "min_evidence": 30.0},
+        )
+        self._owner = self.layout.task_of_output()
+        self.binding: list[Entry] = []
+
+    @property
+    def strength(self) -> float | None:  # type: ignore[override]
+        return self.dual.strength if self.dual is not None else self._strength
+
+    @strength.setter
+    def strength(self, value: float | None) -> None:
+        self.dual, self._strength = None, value
+
+    # -- one step ---------------------------------------------------------------------------
+
+    def step(self, batch: Mapping[str, Any], scale: float = 1.0) -> Log:
+        b = self.unpack(batch)
+        z = self.model.encoder(b.features)
+        heads = self.model.heads
+        if isinstance(heads, LinearHeads):
+            dz, log = self._linear_step(heads, z, b, scale)
+        else:
+            dz, log = self._general_step(heads, z, b, scale)
+        if z.requires_grad:
+            z.backward(dz.to(z.dtype))
+            if not isinstance(self.model.encoder, DistributedDataParallel):
+                average_gradients(self.model.encoder.parameters())
+        return log
+
+    def objective(self, outputs: Tensor, b: Batch) -> tuple[Tensor, Log]:
+        """``Σ_t ℓ_t`` from fused outputs: each output's gradient is that of its own task's ℓ_t."""
+        loss = self.task_losses(outputs, b).sum()
+        log: Log = {"loss": loss.detach()}
+        strength = self.strength
+        if not strength:
+            return loss, log
+        aggregate = self.aggregate(outputs, b)
+        log |= {
+            "constraint": aggregate.value.detach(),
+            "worst": aggregate.violations.max(),
+            "strength": strength,
+        }
+        return loss + strength * aggregate.value, log
+
+    def aggregate(self, outputs: Tensor, b: Batch) -> Aggregate:
+        """The constraint on a batch, with soft decisions and the memory of earlier batches."""
+        offsets = self.offsets.to(outputs.device)
+        atoms = atoms_of(self.ledger, outputs, b.labels, offsets, self.temperature)
+        member = self.groups.membership(b.attributes, outputs.dtype)
+        moments = self.ledger.moments(member, atoms, b.weights)
+        if world_size() > 1:
+            moments = Moments(joint(moments.sums), all_sum(moments.mass), all_sum(moments.mass2))
+        return self.constraint.aggregate(self.history.update(moments))
+
+    def _linear_step(
+        self, heads: LinearHeads, z: Tensor, b: Batch, scale: float
+    ) -> tuple[Tensor, Log]:
+        z_rows = z.detach()
+        with torch.no_grad():
+            leaf = heads(z_rows).float()
+        leaf.requires_grad_()
+        total, log = self.objective(leaf, b)
+        (delta,) = torch.autograd.grad(total, leaf)
+        weight = heads.weight.detach().float()
+        z_rows = z_rows.float()
+        grad_weight, grad_bias = delta.T @ z_rows, delta.sum(0)
+        if world_size() > 1:
+            r = world_size()
+            grad_weight, grad_bias = all_sum(grad_weight) / r, all_sum(grad_bias) / r
+        if self.proxy is not None:
+            owner = self._owner.to(delta.device)
+            n = len(self.layout.tasks)
+            k = linear_gramian(delta, weight, owner, n)
+            # Rows of all processes: gradients here are R times too large, rows R times too few.
+            k = all_sum(k) / world_size()
+            head = (grad_weight**2).sum(1) + grad_bias**2
+            k.diagonal().add_(self.proxy.rho * k.new_zeros(n).index_add_(0, owner, head))
+            per_output = self.proxy.weights(k)[owner] * scale
+        else:
+            per_output = torch.full_like(grad_bias, scale)
+        _accumulate(heads.weight, per_output[:, None] * grad_weight)
+        if heads.bias is not None:
+            _accumulate(heads.bias, per_output * grad_bias)
+        return (delta * per_output) @ weight, log
+
+    def _general_step(
+        self, heads: TaskHeads, z: Tensor, b: Batch, scale: float
+    ) -> tuple[Tensor, Log]:
+        leaves = [z.detach().requires_grad_() for _ in heads.names]
+        total, log = self.objective(heads.forward_each(leaves).float(), b)
+        parameters = [[p for p in head.parameters() if p.requires_grad] for head in heads.heads]
+        flat = [p for ps in parameters for p in ps]
+        grads = torch.autograd.grad(total, leaves + flat, allow_unused=True)
+        dz = [
+            torch.zeros_like(leaf) if g is None else g
+            for leaf, g in zip(leaves, grads[: len(leaves)], strict=True)
+        ]
+        dp = list(grads[len(leaves) :])
+        if world_size() > 1:
+            dp = [None if g is None else all_sum(g) / world_size() for g in dp]
+        position = {t.name: i for i, t in enumerate(self.layout.tasks)}
+        order = [position[name] for name in heads.names]
+        weights = torch.ones(len(order), device=z.device)
+        if self.proxy is not None:
+            k = all_sum(gramian([g.float() for g in dz])) / world_size()
+            start = 0
+            for i, ps in enumerate(parameters):
+                own = dp[start : start + len(ps)]
+                start += len(ps)
+                k[i, i] += self.proxy.rho * sum(
+                    float((g.float() ** 2).sum()) for g in own if g is not None
+                )
+            # The proxy keeps its memory in the user's order of tasks.
+            index = torch.tensor(order, device=z.device)
+            in_order = torch.empty_like(k)
+            in_order[index[:, None], index[None, :]] = k
+            weights = self.proxy.weights(in_order)[index]
+        start = 0
+        for i, ps in enumerate(parameters):
+            for p, g in zip(ps, dp[start : start + len(ps)], strict=True):
+                if g is not None:
+                    _accumulate(p, weights[i] * scale * g)
+            start += len(ps)
+        combined = torch.zeros_like(dz[0])
+        for w, g in zip(weights, dz, strict=True):
+            combined = combined + w * scale * g
+        return combined, log
+
+    # -- the dual ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def moments(self, batches: Iterable[Mapping[str, Any]]) -> Moments:
+        """Moments of hard decisions under the rule in force, over any number of batches."""
+        was_training = self.model.training
+        self.model.eval()
+        total: Moments | None = None
+        try:
+            for batch in batches:
+                b = self.unpack(batch)
+                outputs = self.model(b.features).double()
+                atoms = atoms_of(self.ledger, outputs, b.labels.double(), self.offsets.to(outputs))
+                member = self.groups.membership(b.attributes, torch.float64)
+                weights = None if b.weights is None else b.weights.double()
+                moments = self.ledger.moments(member, atoms, weights)
+                total = moments if total is None else total + moments
+        finally:
+            self.model.train(was_training)
+        if total is None:
+            raise ValueError("No batch to calibrate on.")
+        return Moments(all_sum(total.sums), all_sum(total.mass), all_sum(total.mass2))
+
+    def calibrate(self, batches: Iterable[Mapping[str, Any]]) -> Log:
+        """Move λ by the worst signed slack of hard decisions on data without gradients.
+
+        Returns
+        -------
+        dict with 'slack', 'strength' and 'infeasible'; `binding` then lists the entries that
+        press hardest.
+        """
+        moments = self.moments(batches)
+        slack = self._judge.worst_slack(moments)
+        self.binding = self._judge.binding(moments)
+        if self.dual is not None:
+            self.dual.update(slack)
+        return {
+            "slack": slack,
+            "strength": self.strength or 0.0,
+            "infeasible": float(self.infeasible),
+        }
+
+    @property
+    def infeasible(self) -> bool:
+        """The tolerance could not be reached at the largest strength; see `binding`."""
+        return self.dual is not None and self.dual.infeasible
+
+    def set_floors(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Do no harm: the model's present benefits, on these rows, become floors."""
+        moments = self.moments(batches)
+        benefits = (self.ledger.orientation * self.ledger.rates(moments.sums)[1:]).float()
+        known = moments.evidence[1:] >= self._judge.min_evidence
+        self.constraint.set_floors(torch.where(known, benefits, torch.nan))
+
+    # -- memory -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict() | {"history": self.history.state_dict()}
+        if self.constraint.floors is not None:
+            state["floors"] = self.constraint.floors
+        if self.dual is not None:
+            state["dual"] = self.dual.state_dict()
+        if self.proxy is not None:
+            state["proxy"] = self.proxy.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.history.load_state_dict(state["history"])
+        self.constraint.set_floors(state.get("floors"))
+        if self.dual is not None and "dual" in state:
+            self.dual.load_state_dict(state["dual"])
+        if self.proxy is not None and "proxy" in state:
+            self.proxy.load_state_dict(state["proxy"])
+
+
+def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
+    gradient = gradient.to(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient
