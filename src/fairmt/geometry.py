@@ -1,4 +1,4 @@
-"""The head-aware proxy: how per-task Lagrangians meet in the joint space of representation and heads.
+"""The head-aware proxy: how per-task Lagrangians meet at the representation and the heads.
 
 The objectives are ``ℓ_t = w_t L_t + λ·(C restricted to task t's outputs)``, the constraint
 included. On representation z (B rows) and heads φ their Gramian is

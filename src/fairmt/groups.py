@@ -92,7 +92,8 @@ class Groups:
                 f"depth must lie between 1 and the number of attributes, {len(attributes)}. "
                 f"Found {self.depth}."
             )
-        partitions, labels = [], []
+        partitions: list[Partition] = []
+        labels: list[str] = []
         for size in range(1, self.depth + 1):
             for members in combinations(range(len(attributes)), size):
                 start = len(labels)

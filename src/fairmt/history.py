@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fairmt.groups import Groups
+from fairmt.ledger import Ledger
 from fairmt.moments import Moments
-from fairmt.notions import Ledger
 
 
 class DecayedMoments:

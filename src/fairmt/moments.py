@@ -21,7 +21,7 @@ def group_sums(membership: Tensor, columns: Tensor, weights: Tensor | None = Non
 
 @dataclass
 class Moments:
-    """Mergeable sums of a set of statistics (see `fairmt.notions.Ledger`).
+    """Mergeable sums of a set of statistics (see `fairmt.ledger.Ledger`).
 
     Attributes
     ----------

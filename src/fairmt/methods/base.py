@@ -59,7 +59,9 @@ class StepMethod:
         given = [x is not None for x in (encoder, heads, tasks, groups)]
         if all(given):
             layout = tasks if isinstance(tasks, Layout) else Layout(tuple(tasks or ()))
-            assert encoder is not None and heads is not None and groups is not None
+            assert encoder is not None
+            assert heads is not None
+            assert groups is not None
             self.setup(MultiTask(encoder, heads, layout), groups)
         elif any(given):
             raise ValueError("Give encoder, heads, tasks and groups together, or none of them.")

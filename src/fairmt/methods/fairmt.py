@@ -19,10 +19,11 @@ from fairmt.dual import Dual
 from fairmt.geometry import Program, Proxy, gramian, linear_gramian
 from fairmt.groups import Groups
 from fairmt.history import DecayedMoments
+from fairmt.ledger import Ledger, atoms_of
 from fairmt.methods.base import Batch, Log, StepMethod
 from fairmt.models import LinearHeads, MultiTask, TaskHeads
 from fairmt.moments import Moments
-from fairmt.notions import Ledger, NotionSpec, atoms_of, resolve_notions
+from fairmt.notions import NotionSpec, resolve_notions
 from fairmt.tasks import Layout, Task
 
 
@@ -140,6 +141,7 @@ class FairMT(StepMethod):
         if isinstance(heads, LinearHeads):
             dz, log = self._linear_step(heads, z, b, scale)
         else:
+            assert isinstance(heads, TaskHeads)
             dz, log = self._general_step(heads, z, b, scale)
         if z.requires_grad:
             z.backward(dz.to(z.dtype))
@@ -209,7 +211,7 @@ class FairMT(StepMethod):
         leaves = [z.detach().requires_grad_() for _ in heads.names]
         total, log = self.objective(heads.forward_each(leaves).float(), b)
         parameters = [[p for p in head.parameters() if p.requires_grad] for head in heads.heads]
-        flat = [p for ps in parameters for p in ps]
+        flat: list[Tensor] = [p for ps in parameters for p in ps]
         grads = torch.autograd.grad(total, leaves + flat, allow_unused=True)
         dz = [
             torch.zeros_like(leaf) if g is None else g
@@ -227,9 +229,8 @@ class FairMT(StepMethod):
             for i, ps in enumerate(parameters):
                 own = dp[start : start + len(ps)]
                 start += len(ps)
-                k[i, i] += self.proxy.rho * sum(
-                    float((g.float() ** 2).sum()) for g in own if g is not None
-                )
+                norm = sum(float((g.float() ** 2).sum()) for g in own if g is not None)
+                k[i, i] += self.proxy.rho * norm
             # The proxy keeps its memory in the user's order of tasks.
             index = torch.tensor(order, device=z.device)
             in_order = torch.empty_like(k)
@@ -322,7 +323,7 @@ class FairMT(StepMethod):
             self.proxy.load_state_dict(state["proxy"])
 
 
-def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
+def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(parameter.dtype)
     if parameter.grad is None:
         parameter.grad = gradient
