@@ -1,0 +1,350 @@
+"""The path: every epoch a candidate, and the choice among them in the user's own terms.
+
+A run draws the trade-off once. `tolerance` and `utility_budget` then pick a candidate from figures
+on validation data; nothing is trained again, and no choice sees test data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairmt.decisions import tune_offsets
+from fairmt.disparity import Disparity, Yardstick
+from fairmt.groups import Groups
+from fairmt.ledger import Ledger, atoms_of
+from fairmt.methods.base import StepMethod
+from fairmt.moments import Moments
+from fairmt.utility import headline_replicates, poisson_weights, relative_change
+
+REPLICATES = 100
+
+
+@dataclass
+class Candidate:
+    """A model on the path, with what is known of it from validation data.
+
+    Attributes
+    ----------
+    segment : 'warmup', 'plain' or 'path'.
+    epoch : epochs trained.
+    strength : λ at the end of the epoch.
+    weights : the model's averaged state.
+    offsets : the decision rule tuned on validation, groups unseen.
+    utilities : Tensor (1 + R, T): signed headline utilities; row 0 on the rows as they are, then
+        bootstrap replicates, drawn alike for all candidates.
+    moments : of hard decisions.
+    """
+
+    segment: str
+    epoch: int
+    strength: float
+    weights: dict[str, Tensor]
+    offsets: Tensor
+    utilities: Tensor
+    moments: Moments
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "segment": self.segment,
+            "epoch": self.epoch,
+            "strength": self.strength,
+            "weights": self.weights,
+            "offsets": self.offsets,
+            "utilities": self.utilities,
+            "moments": [self.moments.sums, self.moments.mass, self.moments.mass2],
+        }
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Candidate:
+        return Candidate(**{**state, "moments": Moments(*state["moments"])})
+
+
+@torch.no_grad()
+def predict_outputs(model: torch.nn.Module, features: Tensor, rows: int = 8192) -> Tensor:
+    """Fused outputs (N, n_outputs) on the CPU, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [
+        model(features[i : i + rows].to(device)).float().cpu()
+        for i in range(0, len(features), rows)
+    ]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def judge(ledger: Ledger, groups: Groups, outputs: Tensor, table: Any, offsets: Tensor) -> Moments:
+    """Moments of hard decisions on a table, in double precision."""
+    atoms = atoms_of(ledger, outputs.double(), table.labels.double(), offsets.double())
+    member = groups.membership(table.attributes, torch.float64)
+    weights = None if table.weights is None else table.weights.double()
+    return ledger.moments(member, atoms, weights)
+
+
+class PathEvaluator:
+    """Takes a candidate after every epoch, and moves the decision rule that training uses.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        What is judged; may be wider than what is constrained.
+    table : TensorTable
+        Validation rows.
+    """
+
+    def __init__(self, ledger: Ledger, groups: Groups, table: Any, seed: int = 0) -> None:
+        self.ledger, self.groups, self.table = ledger, groups, table
+        units = None
+        if table.units is not None:
+            units = torch.from_numpy(np.unique(table.units, return_inverse=True)[1])
+        draws = poisson_weights(len(table), REPLICATES, seed, units)
+        weights = torch.cat([torch.ones(1, len(table)), draws])
+        self._weights = weights if table.weights is None else weights * table.weights
+        self.candidates: list[Candidate] = []
+
+    def evaluate(self, segment: str, epoch: int, method: StepMethod) -> dict[str, float]:
+        layout = method.layout
+        outputs = predict_outputs(method.model, self.table.features)
+        offsets = tune_offsets(layout, outputs, self.table.labels, self.table.weights)
+        method.set_offsets(offsets)
+        moments = judge(self.ledger, self.groups, outputs, self.table, offsets)
+        utilities = headline_replicates(layout, outputs, self.table.labels, offsets, self._weights)
+        state = {k: v.detach().cpu().clone() for k, v in method.model.state_dict().items()}
+        self.candidates.append(
+            Candidate(
+                segment,
+                epoch + 1,
+                float(method.strength or 0.0),
+                state,
+                offsets,
+                utilities,
+                moments,
+            )
+        )
+        first = self.candidates[0].utilities[0]
+        change = relative_change(layout, utilities[0], first)
+        return {"score": float(change[~change.isnan()].mean())}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"candidates": [c.state_dict() for c in self.candidates]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.candidates = [Candidate.from_state(c) for c in state["candidates"]]
+
+
+@dataclass
+class Point:
+    """A candidate's place on the trade-off, measured on validation data against the plain model.
+
+    Attributes
+    ----------
+    delta_m, delta_m_low : change of utility, and its lower one-sided bound.
+    change : the change of every task.
+    disparity : over the entries that count.
+    worst_gap, excess : the largest gap, and the largest gap less its sampling error.
+    """
+
+    index: int
+    candidate: Candidate
+    delta_m: float
+    delta_m_low: float
+    change: dict[str, float]
+    disparity: Disparity
+    worst_gap: float
+    excess: float
+
+
+@dataclass
+class Path:
+    """All candidates of a run, the plain reference among them.
+
+    Parameters
+    ----------
+    candidates : of the segments 'warmup', 'plain' and 'path'.
+    rows : Tensor (G,), validation rows of every group.
+    confidence : float
+        Of the one-sided bound on Δm by which candidates are chosen.
+    """
+
+    ledger: Ledger
+    groups: Groups
+    candidates: list[Candidate]
+    rows: Tensor
+    confidence: float = 0.8
+    plain: int = field(init=False)
+    points: list[Point] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plain = self._best_plain()
+        reference = self.candidates[self.plain]
+        self.yardstick = Yardstick(self.ledger, self.groups, reference.moments, self.rows)
+        self.points = [self._point(i, c, reference) for i, c in enumerate(self.candidates)]
+
+    def _best_plain(self) -> int:
+        """The plain candidate of the highest utility; where none was continued, of the warm-up."""
+        for segment in ("plain", "warmup"):
+            indices = [i for i, c in enumerate(self.candidates) if c.segment == segment]
+            if indices:
+                first = self.candidates[indices[0]].utilities[0]
+                score = [
+                    float(torch.nanmean((self.candidates[i].utilities[0] - first) / first.abs()))
+                    for i in indices
+                ]
+                return indices[int(np.argmax(score))]
+        raise ValueError("The run holds no plain candidate to compare with.")
+
+    def _point(self, i: int, c: Candidate, reference: Candidate) -> Point:
+        change = (c.utilities - reference.utilities) / reference.utilities.abs()
+        overall = torch.nanmean(change, 1)
+        low = float(torch.quantile(overall[1:], 1 - self.confidence))
+        names = [t.name for t in self.ledger.layout.tasks]
+        gaps = self.yardstick.gaps(self.ledger.rates(c.moments.sums))
+        counted = self.yardstick.counted & ~gaps.isnan()
+        errors = gap_errors(self.ledger, self.groups, c.moments)
+        return Point(
+            i,
+            c,
+            float(overall[0]),
+            low,
+            dict(zip(names, change[0].tolist(), strict=True)),
+            self.yardstick.measure(c.moments),
+            float(gaps[counted].max()) if bool(counted.any()) else math.nan,
+            float((gaps - 1.64 * errors)[counted].max()) if bool(counted.any()) else math.nan,
+        )
+
+    def choose(
+        self,
+        *,
+        tolerance: float | None = None,
+        utility_budget: float | None = None,
+        strength: float | None = None,
+    ) -> Choice:
+        """Pick a candidate.
+
+        Parameters
+        ----------
+        tolerance : float in [0, 1]
+            Every gap at most this, as far as sampling allows (a gap less 1.64 standard errors):
+            the candidate of the highest utility among those; the nearest where there is none.
+        utility_budget : float in [0, 1)
+            The smallest shortfall whose relative loss of utility against the plain model stays
+            within the budget, by the lower one-sided bound.
+        strength : float
+            The candidate whose λ is nearest.
+
+        Raises
+        ------
+        ValueError
+            Unless exactly one of the three is given, in its range.
+        """
+        given = [x is not None for x in (tolerance, utility_budget, strength)]
+        if sum(given) != 1:
+            raise ValueError(
+                "Give exactly one of tolerance, utility_budget and strength. "
+                f"Found tolerance={tolerance}, utility_budget={utility_budget}, "
+                f"strength={strength}."
+            )
+        if tolerance is not None:
+            if not 0 <= tolerance <= 1:
+                raise ValueError(f"tolerance must lie in [0, 1]. Found {tolerance}.")
+            return self._within_tolerance(tolerance)
+        if utility_budget is not None:
+            if not 0 <= utility_budget < 1:
+                raise ValueError(f"utility_budget must lie in [0, 1). Found {utility_budget}.")
+            return self._within_budget(utility_budget)
+        assert strength is not None
+        if not strength >= 0:
+            raise ValueError(f"strength must not be negative. Found {strength}.")
+        if strength == 0:
+            return Choice(self.points[self.plain], "the plain model")
+        own = [p for p in self.points if p.candidate.segment == "path"]
+        best = min(own, key=lambda p: abs(math.log(max(p.candidate.strength, 1e-9) / strength)))
+        return Choice(best, f"λ = {best.candidate.strength:.3g}, the nearest to {strength:g}")
+
+    def _open(self) -> list[Point]:
+        """Candidates to choose from: the path, and the plain model as its end."""
+        return [self.points[self.plain]] + [p for p in self.points if p.candidate.segment == "path"]
+
+    def _within_budget(self, budget: float) -> Choice:
+        within = [p for p in self._open() if p.index == self.plain or p.delta_m_low >= -budget]
+        best = min(within, key=lambda p: (p.disparity.shortfall, p.disparity.gap))
+        note = (
+            f"the smallest shortfall at a loss of utility of {budget:.1%} or less "
+            f"(validation: Δm {best.delta_m:+.1%}, lower bound {best.delta_m_low:+.1%})"
+        )
+        if best.index == self.plain:
+            note = f"no candidate improved on the plain model within a loss of {budget:.1%}"
+        return Choice(best, note)
+
+    def _within_tolerance(self, tolerance: float) -> Choice:
+        open_ = self._open()
+        within = [p for p in open_ if p.excess <= tolerance]
+        if within:
+            best = max(within, key=lambda p: p.delta_m)
+            return Choice(
+                best,
+                f"every gap is within {tolerance:g} on validation data as far as sampling allows "
+                f"(largest {best.worst_gap:.3f})",
+            )
+        best = min(open_, key=lambda p: p.excess)
+        pressing = [
+            f"{e['task']}: {e['statistic']} by {e['attribute']} ({e['gap']:.3f})"
+            for e in self.gaps(best)
+            if e["gap"] > tolerance
+        ][:3]
+        return Choice(
+            best,
+            f"tolerance {tolerance:g} was not reached by any candidate; this one comes nearest. "
+            f"What stays outside: {'; '.join(pressing)}. "
+            "A larger tolerance, other features, or a model for these outcomes apart may help.",
+            reached=False,
+        )
+
+    def gaps(self, point: Point) -> list[dict[str, Any]]:
+        """The counted gaps of a candidate, largest first."""
+        gaps = self.yardstick.gaps(self.ledger.rates(point.candidate.moments.sums))
+        rows = []
+        for p, j in self.yardstick.counted.nonzero().tolist():
+            statistic = self.ledger.statistics[j]
+            rows.append(
+                {
+                    "task": statistic.task,
+                    "statistic": statistic.name,
+                    "attribute": self.groups.partitions[p].name,
+                    "gap": float(gaps[p, j]),
+                }
+            )
+        return sorted(rows, key=lambda r: -r["gap"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen candidate and why; `reached` is False where a tolerance was out of reach."""
+
+    point: Point
+    reason: str
+    reached: bool = True
+
+
+def gap_errors(ledger: Ledger, groups: Groups, moments: Moments) -> Tensor:
+    """Standard errors of the gaps (partitions, J): the two noisiest groups' rates, added in square.
+
+    Rates in [0, 1] only, with two successes and two failures added; 0 for other statistics. A
+    gap between a best and a worst group picks noise up from both ends; this bound is wide enough
+    for that without a bootstrap.
+    """
+    rates, n = ledger.rates(moments.sums)[1:], moments.evidence[1:]
+    p = (rates.clamp(0, 1) * n + 2) / (n + 4)
+    variance = torch.where(ledger.bounded & (n > 0), p * (1 - p) / (n + 4), 0.0)
+    errors = []
+    for partition in groups.partitions:
+        top = variance[partition.groups].topk(2, dim=0).values
+        errors.append(top.sum(0).sqrt())
+    return torch.stack(errors)
