@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public name -> module. Everything is imported when it is used, so that `import fairmt` costs
+# Public name -> module, or module:name. Everything is imported when it is used, so that `import fairmt` costs
 # next to nothing.
 _PUBLIC = {
     "Classification": "fairmt.tasks",
@@ -18,6 +18,13 @@ _PUBLIC = {
     "FairMT": "fairmt.methods",
     "MLP": "fairmt.models",
     "LinearHeads": "fairmt.models",
+    "FairMTLearner": "fairmt.estimator",
+    "Schema": "fairmt.data",
+    "load_dataset": "fairmt.data:load",
+    "datasets": "fairmt.data",
+    "dataset_card": "fairmt.data:card",
+    "generate": "fairmt.data",
+    "audit": "fairmt.audit",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -25,7 +32,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module, _, original = _PUBLIC[name].partition(":")
+        return getattr(import_module(module), original or name)
     raise AttributeError(f"module 'fairmt' has no attribute '{name}'")
 
 

@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairmt.ledger import probabilities
 from fairmt.tasks import Layout
 
 
 def tune_offsets(
     layout: Layout, outputs: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """Offsets (n_outputs,) that maximise F1 of every label and macro-F1 of every class task.
+    """Offsets (n_outputs,) that maximise the expected F1 of labels and macro-F1 of class tasks.
 
-    Exact search over all thresholds for labels and two classes; coordinate ascent over the
-    classes otherwise. Regression outputs get 0. Groups play no part.
+    The expectation takes probabilities recalibrated on the same rows in place of their labels:
+    the best threshold for a rare class is then an average over many rows, and not the place of a
+    few lucky ones (decision-theoretic tuning; Ye, Chai, Lee and Chieu 2012). Exact search over
+    all thresholds for labels and two classes, coordinate ascent over more classes. Regression
+    outputs get 0. Groups play no part.
 
     Parameters
     ----------
@@ -29,25 +33,28 @@ def tune_offsets(
     labels : Tensor (N, n_labels), fused, NaN where missing.
     weights : Tensor (N,), optional.
     """
-    offsets = torch.zeros(layout.n_outputs, dtype=outputs.dtype)
+    calibrated = recalibrate(layout, outputs, labels, weights)
+    outputs = calibrated.apply(outputs.double())
+    p = probabilities(layout, outputs)
+    offsets = torch.zeros(layout.n_outputs, dtype=torch.float64)
     for task in layout.tasks:
-        o, y = outputs[:, layout.outputs[task.name]], labels[:, layout.labels[task.name]]
-        if task.kind == "detection":
-            for k in range(task.n_outputs):
-                seen = ~y[:, k].isnan()
-                if seen.any():
-                    w = None if weights is None else weights[seen]
-                    offsets[layout.outputs[task.name].start + k] = -_best_f1_threshold(
-                        o[seen, k], y[seen, k], w
-                    )
-        elif task.kind == "classification":
-            seen = ~y[:, 0].isnan()
-            if seen.any():
-                w = None if weights is None else weights[seen]
-                offsets[layout.outputs[task.name]] = _best_class_offsets(
-                    o[seen], y[seen, 0].long(), w
-                )
-    return offsets
+        span = layout.outputs[task.name]
+        seen = ~labels[:, layout.labels[task.name]].isnan()
+        if task.kind == "regression":
+            continue
+        for k in range(task.n_outputs if task.kind == "detection" else 1):
+            rows = seen[:, k]
+            if not bool(rows.any()):
+                continue
+            w = torch.ones(int(rows.sum()), dtype=torch.float64)
+            if weights is not None:
+                w = weights[rows].double()
+            if task.kind == "detection":
+                column = span.start + k
+                offsets[column] = -_best_threshold(outputs[rows, column], p[rows, column], w)
+            else:
+                offsets[span] = _best_class_offsets(outputs[rows, span], p[rows, span], w)
+    return calibrated.uncarry(offsets).to(labels.dtype)
 
 
 def _between(scores: Tensor, position: Tensor) -> Tensor:
@@ -60,28 +67,19 @@ def _between(scores: Tensor, position: Tensor) -> Tensor:
     return (scores[i - 1] + scores[i]) / 2
 
 
-def _cut_positions(scores: Tensor) -> Tensor:
-    """True at position i of N + 1 if a threshold can fall before the i-th descending score."""
-    ends = torch.ones(1, dtype=torch.bool)
-    return torch.cat([ends, scores[1:] < scores[:-1], ends])
-
-
-def _best_f1_threshold(scores: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+def _best_threshold(scores: Tensor, p: Tensor, w: Tensor) -> Tensor:
+    """The threshold of the highest expected F1 of a label."""
     scores, order = scores.sort(descending=True)
-    weight = torch.ones_like(scores) if w is None else w[order].to(scores.dtype)
-    hits = F.pad((weight * y[order]).cumsum(0), (1, 0))
-    predicted = F.pad(weight.cumsum(0), (1, 0))
-    f1 = 2 * hits / (predicted + hits[-1]).clamp(min=1e-12)
-    f1 = torch.where(_cut_positions(scores), f1, -1.0)
-    return _between(scores, f1.argmax())
+    hits = F.pad((w * p)[order].cumsum(0), (1, 0))
+    given = F.pad(w[order].cumsum(0), (1, 0))
+    return _between(scores, (2 * hits / (given + hits[-1]).clamp(min=1e-12)).argmax())
 
 
-def _best_class_offsets(o: Tensor, y: Tensor, w: Tensor | None, rounds: int = 4) -> Tensor:
-    n, k = o.shape
+def _best_class_offsets(o: Tensor, p: Tensor, w: Tensor, rounds: int = 4) -> Tensor:
+    """Class offsets (K,) of the highest expected macro-F1, by coordinate ascent."""
+    k = o.shape[1]
     offsets = torch.zeros(k, dtype=o.dtype)
-    weight = torch.ones(n, dtype=o.dtype) if w is None else w.to(o.dtype)
-    truth = F.one_hot(y, k).to(o.dtype) * weight[:, None]
-    support = truth.sum(0)
+    support = w @ p
     best = -1.0
     for _ in range(rounds):
         before = best
@@ -90,17 +88,14 @@ def _best_class_offsets(o: Tensor, y: Tensor, w: Tensor | None, rounds: int = 4)
             shifted[:, c] = -torch.inf
             rival, other = shifted.max(1)
             margin, order = (o[:, c] - rival).sort(descending=True)
-            w_sorted = weight[order]
             # Left of the cut rows are given class c, right of it their best other class.
-            hits_c = F.pad(truth[order, c].cumsum(0), (1, 0))
-            given_c = F.pad(w_sorted.cumsum(0), (1, 0))
-            given = F.one_hot(other[order], k).to(o.dtype) * w_sorted[:, None]
-            hits = given * (y[order] == other[order])[:, None]
+            given = F.one_hot(other[order], k).to(o.dtype) * w[order, None]
+            hits = given * p[order]
             given_right = given.sum(0) - F.pad(given.cumsum(0), (0, 0, 1, 0))
             hits_right = hits.sum(0) - F.pad(hits.cumsum(0), (0, 0, 1, 0))
-            given_right[:, c], hits_right[:, c] = given_c, hits_c
-            f1 = (2 * hits_right / (given_right + support).clamp(min=1e-12))[:, support > 0]
-            macro = torch.where(_cut_positions(margin), f1.mean(1), -1.0)
+            given_right[:, c] = F.pad(w[order].cumsum(0), (1, 0))
+            hits_right[:, c] = F.pad((w * p[:, c])[order].cumsum(0), (1, 0))
+            macro = (2 * hits_right / (given_right + support).clamp(min=1e-12)).mean(1)
             at = macro.argmax()
             if float(macro[at]) > best + 1e-9:
                 best = float(macro[at])
@@ -127,6 +122,10 @@ class Recalibration:
     def carry(self, offsets: Tensor) -> Tensor:
         """Offsets for recalibrated outputs that decide as `offsets` did before."""
         return offsets * self.scale.to(offsets) - self.shift.to(offsets)
+
+    def uncarry(self, offsets: Tensor) -> Tensor:
+        """Offsets for the outputs before recalibration; the inverse of `carry`."""
+        return (offsets + self.shift.to(offsets)) / self.scale.to(offsets)
 
 
 def recalibrate(

@@ -1,8 +1,8 @@
 """Figures that judge a model against the plain one: gap, shortfall, level-down, utility.
 
 All disparities are means over *entries*, pairs of attribute and statistic. Which entries count is
-fixed from the plain model: live (some group between .02 and .98) and thick (every group has rows
-enough).
+fixed from the plain model: live (some group between .02 and .98), among groups thick enough (100
+rows) with evidence enough (30 rows that the statistic is about).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Yardstick:
         self._n = len(groups.partitions)
         self._orientation = ledger.orientation.double()
         self.rates = ledger.rates(plain.sums)
-        self.known = plain.evidence[1:] >= min_evidence
+        # A group with few rows leaves the comparison, and does not take its attribute with it.
+        self.thin = rows < thick_rows
+        self.known = (plain.evidence[1:] >= min_evidence) & ~self.thin[:, None]
         benefits = self._benefits(self.rates)
         self._best = self._by_partition(benefits, "amax")
         known = torch.where(self.known, benefits, -torch.inf)
@@ -85,12 +87,10 @@ class Yardstick:
         top = self._reduce(torch.nan_to_num(q, nan=-torch.inf), "amax")
         low = self._reduce(torch.nan_to_num(q, nan=torch.inf), "amin")
         self.dead = ledger.bounded & ((top < DEAD) | (low > 1 - DEAD))
-        scarcest = self._reduce(rows.double()[:, None].expand_as(q), "amin")
-        self.thin = scarcest < thick_rows
         compared = self._reduce(self.known.double(), "sum") >= 2
         if statistics is None:
             statistics = ledger.bounded & (ledger.orientation != 0)
-        self.counted = compared & ~self.dead & ~self.thin & statistics
+        self.counted = compared & ~self.dead & statistics
         """(partitions, J): the entries that headline figures are means of."""
 
     def gaps(self, rates: Tensor) -> Tensor:

@@ -1,0 +1,556 @@
+"""The scikit-learn face: fit, choose, predict, audit, save and load."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from fairmt.decisions import Recalibration, recalibrate
+from fairmt.dual import Ramp
+from fairmt.ledger import Ledger, decide, probabilities
+from fairmt.methods import FairMT, method
+from fairmt.models import MLP, LinearHeads, MultiTask
+from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
+from fairmt.path import Candidate, Choice, Path, PathEvaluator, judge, predict_outputs
+from fairmt.sampling import TableSource
+from fairmt.store import StoreError, load_state, save_state
+from fairmt.tasks import Layout, Task
+from fairmt.trainer import Segment, Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("train", "calibration", "validation")
+KIND = "fairmt.learner/1"
+
+
+class FairMTLearner(BaseEstimator):
+    """One fair model for several outcomes.
+
+    Parameters
+    ----------
+    tasks : sequence of Task, or of strings 'name:kind' or 'name:kind:column,column'
+        What to predict. None: one task per column of `y`, its kind read off the values.
+    sensitive : sequence of str
+        Sensitive attributes, when `fit` is given one frame. Numeric ones are cut into `bins`.
+    method : str
+        'fairmt', 'symmetric', 'plain', …; `fairmt methods` lists them.
+    notion : see `fairmt.notions.resolve_notions`.
+    tolerance, utility_budget, strength : float, at most one
+        How the candidate is chosen from the path, see `Path.choose`; none: ``utility_budget=0.01``.
+    epochs, path_epochs : int
+        Warm-up without the constraint, at most, and the path after it (the plain reference is
+        trained on for as long).
+    widths, dropout : shape of the encoder.
+    batch_size, learning_rate, patience, precision, accelerator, devices
+        See `fairmt.trainer.Trainer`; `patience` ends the warm-up early.
+    strengths : (float, float)
+        λ at the start and at the end of the path.
+    balance : float
+        Small groups are drawn as if they had this share of the rows, weights back; 0 is off.
+    attributes_as_inputs : bool
+        Whether the model may use the sensitive attributes themselves. Prediction then needs them.
+    features, drop, bins, depth, weight, split_by
+        See `fairmt.data.Schema.infer`.
+    recalibration : bool
+        Refit scale and shift of the probabilities on calibration rows, blind to groups.
+    options : mapping
+        Further arguments of the method.
+    seed : int
+        Of weights, order and split.
+    checkpoint : path
+        Folder from which an interrupted fit goes on.
+
+    Attributes
+    ----------
+    schema_, model_ : the encoding of tables, and the network.
+    path_ : Path, all candidates with their place on the trade-off.
+    choice_ : the candidate in force, and why.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task | str] | None = None,
+        sensitive: Sequence[str] = (),
+        *,
+        method: str = "fairmt",
+        notion: NotionSpec = "default",
+        tolerance: float | None = None,
+        utility_budget: float | None = None,
+        strength: float | None = None,
+        epochs: int = 12,
+        path_epochs: int = 12,
+        widths: Sequence[int] = (128, 64),
+        dropout: float = 0.0,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        patience: int | None = 3,
+        strengths: tuple[float, float] = (0.05, 6.0),
+        balance: float = 0.0,
+        attributes_as_inputs: bool = False,
+        features: Sequence[str] | Mapping[str, str] | None = None,
+        drop: Sequence[str] = (),
+        bins: Mapping[str, Sequence[float]] | None = None,
+        depth: int = 1,
+        weight: str | None = None,
+        split_by: str | None = None,
+        recalibration: bool = False,
+        options: Mapping[str, Any] | None = None,
+        precision: str = "32-true",
+        accelerator: str = "cpu",
+        devices: int = 1,
+        seed: int = 0,
+        checkpoint: str | FilePath | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.tasks = tasks
+        self.sensitive = sensitive
+        self.method = method
+        self.notion = notion
+        self.tolerance = tolerance
+        self.utility_budget = utility_budget
+        self.strength = strength
+        self.epochs = epochs
+        self.path_epochs = path_epochs
+        self.widths = widths
+        self.dropout = dropout
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.patience = patience
+        self.strengths = strengths
+        self.balance = balance
+        self.attributes_as_inputs = attributes_as_inputs
+        self.features = features
+        self.drop = drop
+        self.bins = bins
+        self.depth = depth
+        self.weight = weight
+        self.split_by = split_by
+        self.recalibration = recalibration
+        self.options = options
+        self.precision = precision
+        self.accelerator = accelerator
+        self.devices = devices
+        self.seed = seed
+        self.checkpoint = checkpoint
+        self.progress = progress
+
+    # -- fitting ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sensitive_features: Any = None,
+        sample_weight: Any = None,
+        groups: Any = None,
+        parts: Mapping[str, np.ndarray] | None = None,
+    ) -> FairMTLearner:
+        """Train the plain reference and the path, and choose a candidate.
+
+        Parameters
+        ----------
+        X : frame or array (N, D); with `y` left out, one frame that holds labels and attributes.
+        y : frame, mapping of task or column name to array, or array (N,) or (N, K).
+        sensitive_features : frame, mapping or array (N,) or (N, A).
+        sample_weight : array (N,).
+        groups : array (N,), the unit (household, patient) that a split must not tear apart.
+        parts : mapping with row positions for 'train', 'calibration' and 'validation'; default:
+            a split of all rows in shares .75, .10 and .15.
+
+        Raises
+        ------
+        ValueError
+            For unusable input; the message names the column, row, argument or group.
+        """
+        from fairmt.data import Schema, check_leakage, split
+        from fairmt.frames import assemble
+
+        table = assemble(self, X, y, sensitive_features, sample_weight, groups)
+        if parts is None:
+            unit = None if table.split_by is None else table.frame[table.split_by].to_numpy()
+            parts = split(table.frame, fractions=(0.75, 0.10, 0.15, 0.0), unit=unit, seed=self.seed)
+        frames = {part: table.frame.iloc[parts[part]] for part in PARTS}
+        schema = Schema.infer(
+            frames["train"],
+            table.tasks,
+            table.sensitive,
+            features=table.features,
+            drop=self.drop,
+            weight=table.weight,
+            split_by=table.split_by,
+            bins=self.bins,
+            depth=self.depth,
+            attributes_as_inputs=self.attributes_as_inputs,
+        )
+        check_leakage(frames["train"], schema.tasks, schema.feature_names)
+        tables = {part: schema.encode(frame) for part, frame in frames.items()}
+        self._fit(schema, tables)
+        self.n_features_in_ = table.n_features
+        if table.names_in is not None:
+            self.feature_names_in_ = np.asarray(table.names_in, dtype=object)
+        self._single = table.single
+        return self
+
+    def _fit(self, schema: Any, tables: Mapping[str, Any]) -> None:
+        """Train on encoded tables."""
+        _seed_everything(self.seed)
+        layout, groups = Layout(schema.tasks), schema.groups
+        self.schema_, self._layout, self._groups = schema, layout, groups
+        settings = dict(self.options or {})
+        kind = method(self.method)
+        if issubclass(kind, FairMT):
+            settings = {"notion": self.notion, "strength": 0.0} | settings
+        step = kind(**settings)
+        step.setup(self._network(schema), groups, tables["train"])
+        self._check_judged(step)
+        self.ledger_ = Ledger(layout, self._judged(layout))
+        evaluator = PathEvaluator(self.ledger_, groups, tables["validation"], self.seed)
+        trainer = Trainer(
+            learning_rate=self.learning_rate,
+            precision=self.precision,
+            accelerator=self.accelerator,
+            devices=self.devices,
+            seed=self.seed,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+        )
+        source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
+        trainer.fit(step, source, self._segments(step), evaluator=evaluator)
+        self.model_ = step.model
+        rows = groups.membership(tables["validation"].attributes)[:, 1:].sum(0)
+        self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
+        self._calibration = None
+        if self.recalibration:
+            self._calibration = tables["calibration"]
+        self.choose()
+
+    def _segments(self, step: Any) -> list[Segment]:
+        warmup = Segment("warmup", self.epochs, lambda epoch: 0.0, patience=self.patience)
+        plain = Segment("plain", self.path_epochs, lambda epoch: 0.0, start="warmup")
+        if step.strength is None:
+            return [warmup, plain]
+        ramp = Ramp(self.epochs, self.path_epochs, *self.strengths)
+        return [warmup, plain, Segment("path", self.path_epochs, ramp.strength, start="warmup")]
+
+    def _network(self, schema: Any) -> MultiTask:
+        layout = Layout(schema.tasks)
+        encoder = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
+        return MultiTask(encoder, LinearHeads(encoder.n_features, layout), layout)
+
+    def _judged(self, layout: Layout) -> dict[str, tuple[str, ...]]:
+        """What candidates are judged by: the default notions, and those that are trained."""
+        trained = resolve_notions(layout.tasks, self.notion)
+        return {
+            t.name: tuple(dict.fromkeys(DEFAULT_NOTIONS[t.kind] + trained[t.name]))
+            for t in layout.tasks
+        }
+
+    def _check_judged(self, step: Any) -> None:
+        if not isinstance(step, FairMT):
+            return
+        if not self._groups.attributes:
+            raise ValueError(
+                "No sensitive attribute is given, so there is nothing to constrain: name them in "
+                "sensitive=[...] or pass sensitive_features, or use method='plain'."
+            )
+        left_out = [t.name for t in self._layout.tasks if not step.ledger.notions[t.name]]
+        if left_out:
+            warnings.warn(
+                f"Notion {self.notion!r} is not defined for the tasks {left_out}; they carry no "
+                "constraint. A mapping gives each task its own, 'default' one to every kind.",
+                stacklevel=3,
+            )
+
+    # -- choosing ---------------------------------------------------------------------------
+
+    def choose(
+        self,
+        *,
+        tolerance: float | None = None,
+        utility_budget: float | None = None,
+        strength: float | None = None,
+    ) -> Choice:
+        """Choose another candidate of the path, without training again; see `Path.choose`.
+
+        Without an argument the learner's own setting decides.
+        """
+        wish = {
+            "tolerance": tolerance,
+            "utility_budget": utility_budget,
+            "strength": strength,
+        }
+        if all(v is None for v in wish.values()):
+            wish = {k: getattr(self, k) for k in wish}
+            if all(v is None for v in wish.values()):
+                wish["utility_budget"] = 0.01
+        self.choice_ = self.path_.choose(**wish)
+        if not self.choice_.reached:
+            warnings.warn(self.choice_.reason, stacklevel=2)
+        self._use(self.choice_.point.candidate)
+        return self.choice_
+
+    def _use(self, candidate: Candidate) -> None:
+        self.model_.load_state_dict(candidate.weights)
+        self.offsets_ = candidate.offsets
+        self.recalibration_: Recalibration | None = None
+        if self._calibration is not None:
+            table = self._calibration
+            outputs = predict_outputs(self.model_, table.features)
+            self.recalibration_ = recalibrate(self._layout, outputs, table.labels, table.weights)
+
+    # -- predicting -------------------------------------------------------------------------
+
+    def outputs(self, X: Any) -> torch.Tensor:
+        """Fused outputs (N, n_outputs), recalibrated if that was asked for."""
+        check_is_fitted(self, "model_")
+        from fairmt.frames import as_features
+
+        frame = as_features(self, X)
+        table = self.schema_.encode(
+            frame, labels=False, attributes=self.schema_.attributes_as_inputs
+        )
+        outputs = predict_outputs(self.model_, table.features)
+        return outputs if self.recalibration_ is None else self.recalibration_.apply(outputs)
+
+    def _rule(self) -> torch.Tensor:
+        if self.recalibration_ is None:
+            return self.offsets_
+        return self.recalibration_.carry(self.offsets_)
+
+    def predict(self, X: Any) -> Any:
+        """Decisions and values: a frame with a column per task, label or target.
+
+        A learner that was fitted with a plain array `y` (N,) gives an array (N,).
+        """
+        import pandas as pd
+
+        outputs = self.outputs(X)
+        decisions = decide(self._layout, outputs, self._rule())
+        columns: dict[str, np.ndarray] = {}
+        for task in self._layout.tasks:
+            span = self._layout.outputs[task.name]
+            if task.kind == "classification":
+                index = decisions[:, span].argmax(1).numpy()
+                columns[task.name] = _class_values(task)[index]
+            elif task.kind == "detection":
+                for k, label in enumerate(task.outputs):
+                    columns[f"{task.name}.{label}"] = (
+                        decisions[:, span.start + k].numpy().astype(int)
+                    )
+            else:
+                values = task.to_labels(outputs[:, span].double()).numpy()
+                for k, name in enumerate(task.outputs):
+                    key = task.name if task.n_outputs == 1 else f"{task.name}.{name}"
+                    columns[key] = values[:, k]
+        if self._single and len(columns) == 1:
+            return next(iter(columns.values()))
+        return pd.DataFrame(columns, index=getattr(X, "index", None))
+
+    def predict_proba(self, X: Any) -> dict[str, pd.DataFrame]:
+        """Probabilities of classes and labels, a frame per task (N, K)."""
+        import pandas as pd
+
+        p = probabilities(self._layout, self.outputs(X).double())
+        return {
+            t.name: pd.DataFrame(
+                p[:, self._layout.outputs[t.name]].numpy(),
+                columns=list(t.outputs),
+                index=getattr(X, "index", None),
+            )
+            for t in self._layout.tasks
+            if t.kind != "regression"
+        }
+
+    def predict_table(self, X: Any) -> pd.DataFrame:
+        """Everything about every row, in the columns that `fairmt audit` reads.
+
+        Classification: ``task`` and ``task.CLASS``; detection: ``task.LABEL`` and
+        ``task.LABEL.decision``; regression: ``task`` or ``task.COLUMN``.
+        """
+        import pandas as pd
+
+        outputs = self.outputs(X)
+        decisions = decide(self._layout, outputs, self._rule())
+        p = probabilities(self._layout, outputs.double()).numpy()
+        columns: dict[str, Any] = {}
+        for task in self._layout.tasks:
+            start = self._layout.outputs[task.name].start
+            if task.kind == "classification":
+                span = self._layout.outputs[task.name]
+                columns[task.name] = _class_values(task)[decisions[:, span].argmax(1).numpy()]
+                for k, name in enumerate(task.outputs):
+                    columns[f"{task.name}.{name}"] = p[:, start + k]
+            elif task.kind == "detection":
+                for k, name in enumerate(task.outputs):
+                    columns[f"{task.name}.{name}"] = p[:, start + k]
+                    decision = decisions[:, start + k].numpy().astype(int)
+                    columns[f"{task.name}.{name}.decision"] = decision
+            else:
+                values = task.to_labels(outputs[:, self._layout.outputs[task.name]].double())
+                for k, name in enumerate(task.outputs):
+                    key = task.name if task.n_outputs == 1 else f"{task.name}.{name}"
+                    columns[key] = values[:, k].numpy()
+        return pd.DataFrame(columns, index=getattr(X, "index", None))
+
+    def decision_rule(self) -> dict[str, dict[str, float]]:
+        """The rule that `predict` follows, in numbers.
+
+        Labels: the probability from which on the answer is yes. Classes: the factor by which each
+        probability is multiplied before the largest wins.
+        """
+        rule: dict[str, dict[str, float]] = {}
+        offsets = self._rule().double()
+        for task in self._layout.tasks:
+            own = offsets[self._layout.outputs[task.name]]
+            if task.kind == "detection":
+                values = torch.sigmoid(-own)
+            elif task.kind == "classification":
+                values = torch.exp(own)
+            else:
+                continue
+            rule[task.name] = dict(zip(task.outputs, values.tolist(), strict=True))
+        return rule
+
+    def score(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> float:
+        """Mean over tasks of macro-F1, mean average precision, or R²: higher is better."""
+        from fairmt.frames import labels_of
+        from fairmt.metrics import utilities
+
+        headline = {"classification": "macro_f1", "detection": "average_precision"}
+        labels = labels_of(self, X, y)
+        weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight))
+        found = utilities(self._layout, self.outputs(X), labels, self._rule(), weights)
+        return float(
+            np.mean([found[t.name][headline.get(t.kind, "r2")] for t in self._layout.tasks])
+        )
+
+    def audit(self, frame: Any, **settings: Any) -> Any:
+        """Audit the model on a frame with labels and attributes; see `fairmt.audit`."""
+        from fairmt.audit import from_tensors
+
+        check_is_fitted(self, "model_")
+        table = self.schema_.encode(frame)
+        outputs = predict_outputs(self.model_, table.features)
+        if self.recalibration_ is not None:
+            outputs = self.recalibration_.apply(outputs)
+        return from_tensors(
+            self._layout,
+            self._groups,
+            outputs,
+            table.labels,
+            table.attributes,
+            weights=table.weights,
+            clusters=table.units,
+            offsets=self._rule(),
+            **settings,
+        )
+
+    def moments(self, frame: Any, index: int | None = None) -> Any:
+        """Moments of a candidate's decisions on a frame, by default of the one in force."""
+        table = self.schema_.encode(frame)
+        if index is not None:
+            self._use(self.path_.candidates[index])
+        outputs = predict_outputs(self.model_, table.features)
+        found = judge(self.ledger_, self._groups, outputs, table, self.offsets_)
+        if index is not None:
+            self._use(self.choice_.point.candidate)
+        return found
+
+    # -- memory -----------------------------------------------------------------------------
+
+    def save(self, folder: str | FilePath) -> None:
+        """Write the learner with its whole path: safetensors and JSON, whole or not at all."""
+        check_is_fitted(self, "model_")
+        parameters = {
+            k: v
+            for k, v in self.get_params(deep=False).items()
+            if k not in ("tasks", "checkpoint", "options")
+        }
+        calibration = None
+        if self.recalibration_ is not None:
+            calibration = [self.recalibration_.scale, self.recalibration_.shift]
+        save_state(
+            folder,
+            {
+                "kind": KIND,
+                "parameters": _jsonable(parameters),
+                "schema": self.schema_.to_dict(),
+                "notions": {k: list(v) for k, v in self.ledger_.notions.items()},
+                "candidates": [c.state_dict() for c in self.path_.candidates],
+                "rows": self.path_.rows,
+                "chosen": self.choice_.point.index,
+                "reason": self.choice_.reason,
+                "reached": self.choice_.reached,
+                "recalibration": calibration,
+                "single": self._single,
+                "n_features_in": self.n_features_in_,
+                "names_in": list(getattr(self, "feature_names_in_", [])) or None,
+            },
+        )
+
+    @staticmethod
+    def load(folder: str | FilePath) -> FairMTLearner:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError, StoreError
+            If there is nothing, or not what was written.
+        """
+        from fairmt.data import Schema
+
+        state = load_state(folder)
+        if state.get("kind") != KIND:
+            raise StoreError(f"'{folder}' holds no saved learner.")
+        schema = Schema.from_dict(state["schema"])
+        learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
+        layout, groups = Layout(schema.tasks), schema.groups
+        learner.schema_, learner._layout, learner._groups = schema, layout, groups
+        learner.model_ = learner._network(schema)
+        learner.ledger_ = Ledger(layout, state["notions"])
+        candidates = [Candidate.from_state(c) for c in state["candidates"]]
+        learner.path_ = Path(learner.ledger_, groups, candidates, state["rows"])
+        learner.choice_ = Choice(
+            learner.path_.points[state["chosen"]], state["reason"], state["reached"]
+        )
+        learner._calibration = None
+        learner._use(candidates[state["chosen"]])
+        if state["recalibration"] is not None:
+            learner.recalibration_ = Recalibration(*state["recalibration"])
+        learner._single = state["single"]
+        learner.n_features_in_ = state["n_features_in"]
+        if state["names_in"] is not None:
+            learner.feature_names_in_ = np.asarray(state["names_in"], dtype=object)
+        return learner
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def _class_values(task: Task) -> np.ndarray:
+    return np.asarray(task.outputs, dtype=object)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, FilePath):
+        return str(value)
+    return value
+
+
+__all__ = ["FairMTLearner"]
