@@ -7,8 +7,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public name -> module, or module:name. Everything is imported when it is used, so that `import fairmt` costs
-# next to nothing.
+# Public name -> module, or module:name. Everything is imported when it is used, so that
+# `import fairmt` costs next to nothing.
 _PUBLIC = {
     "Classification": "fairmt.tasks",
     "Detection": "fairmt.tasks",
@@ -24,7 +24,7 @@ _PUBLIC = {
     "datasets": "fairmt.data",
     "dataset_card": "fairmt.data:card",
     "generate": "fairmt.data",
-    "audit": "fairmt.audit",
+    "audit": "fairmt.auditing",
 }
 
 __all__ = ["__version__", *_PUBLIC]

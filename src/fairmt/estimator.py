@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "calibration", "validation")
 KIND = "fairmt.learner/1"
+STEPS = 800
+"""Optimiser steps of the warm-up, and of the path, where epochs are not given."""
 
 
 class FairMTLearner(BaseEstimator):
@@ -45,9 +47,9 @@ class FairMTLearner(BaseEstimator):
     notion : see `fairmt.notions.resolve_notions`.
     tolerance, utility_budget, strength : float, at most one
         How the candidate is chosen from the path, see `Path.choose`; none: ``utility_budget=0.01``.
-    epochs, path_epochs : int
+    epochs, path_epochs : int, optional
         Warm-up without the constraint, at most, and the path after it (the plain reference is
-        trained on for as long).
+        trained on for as long). Default: as many as make `STEPS` steps, from 6 to 40.
     widths, dropout : shape of the encoder.
     batch_size, learning_rate, patience, precision, accelerator, devices
         See `fairmt.trainer.Trainer`; `patience` ends the warm-up early.
@@ -85,8 +87,8 @@ class FairMTLearner(BaseEstimator):
         tolerance: float | None = None,
         utility_budget: float | None = None,
         strength: float | None = None,
-        epochs: int = 12,
-        path_epochs: int = 12,
+        epochs: int | None = None,
+        path_epochs: int | None = None,
         widths: Sequence[int] = (128, 64),
         dropout: float = 0.0,
         batch_size: int = 256,
@@ -224,7 +226,7 @@ class FairMTLearner(BaseEstimator):
             progress=self.progress,
         )
         source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
-        trainer.fit(step, source, self._segments(step), evaluator=evaluator)
+        trainer.fit(step, source, self._segments(step, source.n_batches), evaluator=evaluator)
         self.model_ = step.model
         rows = groups.membership(tables["validation"].attributes)[:, 1:].sum(0)
         self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
@@ -233,13 +235,16 @@ class FairMTLearner(BaseEstimator):
             self._calibration = tables["calibration"]
         self.choose()
 
-    def _segments(self, step: Any) -> list[Segment]:
-        warmup = Segment("warmup", self.epochs, lambda epoch: 0.0, patience=self.patience)
-        plain = Segment("plain", self.path_epochs, lambda epoch: 0.0, start="warmup")
+    def _segments(self, step: Any, n_batches: int) -> list[Segment]:
+        usual = min(40, max(6, round(STEPS / n_batches)))
+        epochs = usual if self.epochs is None else self.epochs
+        path_epochs = usual if self.path_epochs is None else self.path_epochs
+        warmup = Segment("warmup", epochs, lambda epoch: 0.0, patience=self.patience)
+        plain = Segment("plain", path_epochs, lambda epoch: 0.0, start="warmup")
         if step.strength is None:
             return [warmup, plain]
-        ramp = Ramp(self.epochs, self.path_epochs, *self.strengths)
-        return [warmup, plain, Segment("path", self.path_epochs, ramp.strength, start="warmup")]
+        ramp = Ramp(epochs, path_epochs, *self.strengths)
+        return [warmup, plain, Segment("path", path_epochs, ramp.strength, start="warmup")]
 
     def _network(self, schema: Any) -> MultiTask:
         layout = Layout(schema.tasks)
@@ -435,7 +440,7 @@ class FairMTLearner(BaseEstimator):
 
     def audit(self, frame: Any, **settings: Any) -> Any:
         """Audit the model on a frame with labels and attributes; see `fairmt.audit`."""
-        from fairmt.audit import from_tensors
+        from fairmt.auditing import from_tensors
 
         check_is_fitted(self, "model_")
         table = self.schema_.encode(frame)

@@ -82,12 +82,10 @@ class Groups:
     def __post_init__(self) -> None:
         attributes = tuple(self.attributes)
         object.__setattr__(self, "attributes", attributes)
-        if not attributes:
-            raise ValueError("At least one sensitive attribute is needed.")
         names = [a.name for a in attributes]
         if len(set(names)) != len(names):
             raise ValueError(f"Sensitive attributes must be distinct. Found {names}.")
-        if not 1 <= self.depth <= len(attributes):
+        if not 1 <= self.depth <= max(1, len(attributes)):
             raise ValueError(
                 f"depth must lie between 1 and the number of attributes, {len(attributes)}. "
                 f"Found {self.depth}."

@@ -33,9 +33,23 @@ def utilities(
     ----------
     outputs : Tensor (N, n_outputs); labels : Tensor (N, n_labels); offsets : Tensor (n_outputs,).
     """
-    decisions = decide(layout, outputs, offsets.to(outputs)).double()
-    p = probabilities(layout, outputs).double()
-    w = torch.ones(len(outputs)) if weights is None else weights
+    decisions = decide(layout, outputs, offsets.to(outputs))
+    return utilities_of(layout, decisions, probabilities(layout, outputs), labels, weights)
+
+
+def utilities_of(
+    layout: Layout,
+    decisions: Tensor,
+    p: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+) -> dict[str, Metrics]:
+    """As `utilities`, from decisions and probabilities (N, n_outputs) instead of outputs.
+
+    In the columns of regression tasks both hold the prediction in standard units.
+    """
+    decisions, p = decisions.double(), p.double()
+    w = torch.ones(len(decisions)) if weights is None else weights
     found: dict[str, Metrics] = {}
     for task in layout.tasks:
         y = labels[:, layout.labels[task.name]].double()
@@ -50,7 +64,7 @@ def utilities(
             found[task.name] = _means(columns)
         else:
             assert isinstance(task, Regression)
-            values = task.to_labels(outputs[:, span].double())
+            values = task.to_labels(decisions[:, span])
             found[task.name] = _means(
                 [_target(values[:, k], y[:, k], w.double()) for k in range(task.n_outputs)]
             )

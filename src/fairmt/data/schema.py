@@ -126,10 +126,9 @@ class Schema:
                 raise ValueError(
                     f"Feature '{column}': kind must be 'numeric' or 'categorical'. Found {kind!r}."
                 )
-        attributes = tuple(_attribute(frame[c], (bins or {}).get(c)) for c in sensitive)
         return Schema(
             tuple(complete_task(task, frame) for task in tasks),
-            Groups(attributes, min(depth, max(1, len(attributes)))),
+            fit_groups(frame, sensitive, bins, depth),
             tuple(numeric),
             tuple(categorical),
             attributes_as_inputs,
@@ -187,8 +186,7 @@ class Schema:
         n = len(frame)
         codes = torch.full((n, len(self.groups.attributes)), -1, dtype=torch.int64)
         if attributes or self.attributes_as_inputs:
-            for i, attribute in enumerate(self.groups.attributes):
-                codes[:, i] = to_tensor(_codes(frame[attribute.name], attribute))
+            codes = encode_groups(frame, self.groups)
         layout = Layout(self.tasks)
         packed = torch.full((n, layout.n_labels), torch.nan)
         if labels:
@@ -287,6 +285,27 @@ def _categorical(column: pd.Series) -> CategoricalFeature:
     counts = text.value_counts()
     kept = sorted(str(c) for c in counts.index[counts >= min(RARE, max(1, len(column) // 20))])
     return CategoricalFeature(str(column.name), tuple(kept), bool(text.isna().any()))
+
+
+def fit_groups(
+    frame: pd.DataFrame,
+    sensitive: Sequence[str],
+    bins: Mapping[str, Sequence[float]] | None = None,
+    depth: int = 1,
+) -> Groups:
+    """Groups of the sensitive attributes, as these rows have them."""
+    for column in sensitive:
+        require_column(frame, column)
+    attributes = tuple(_attribute(frame[c], (bins or {}).get(c)) for c in sensitive)
+    return Groups(attributes, depth)
+
+
+def encode_groups(frame: pd.DataFrame, groups: Groups) -> torch.Tensor:
+    """Attribute codes (N, A), -1 where missing or unseen (with a warning)."""
+    columns = [_codes(frame[a.name], a) for a in groups.attributes]
+    if not columns:
+        return torch.zeros(len(frame), 0, dtype=torch.int64)
+    return to_tensor(np.stack(columns, 1))
 
 
 def _attribute(column: pd.Series, edges: Sequence[float] | None) -> Attribute:
