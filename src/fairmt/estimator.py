@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,16 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from fairmt.decisions import Recalibration, recalibrate
+from fairmt.decisions import Recalibration
+from fairmt.decoding import (
+    decision_columns,
+    prediction_columns,
+    probability_frames,
+    rule_in_numbers,
+)
 from fairmt.dual import Ramp
-from fairmt.ledger import Ledger, decide, probabilities
-from fairmt.methods import FairMT, method
+from fairmt.ledger import Ledger
+from fairmt.methods import FairMT, StepMethod, method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import Candidate, Choice, Path, PathEvaluator, judge, predict_outputs
@@ -53,8 +59,14 @@ class FairMTLearner(BaseEstimator):
     widths, dropout : shape of the encoder.
     batch_size, learning_rate, patience, precision, accelerator, devices
         See `fairmt.trainer.Trainer`; `patience` ends the warm-up early.
+    controller : 'path' or 'dual'
+        What moves λ after the warm-up: 'path' raises it through `strengths`, so that the whole
+        trade-off is seen; 'dual' looks for the λ that `tolerance` needs, driven by hard decisions
+        on calibration rows, and says what binds where that is out of reach (`binding_`).
     strengths : (float, float)
         λ at the start and at the end of the path.
+    floors : float, optional
+        Do no harm: no group's benefit shall fall below the plain model's by more than this.
     balance : float
         Small groups are drawn as if they had this share of the rows, weights back; 0 is off.
     attributes_as_inputs : bool
@@ -75,6 +87,8 @@ class FairMTLearner(BaseEstimator):
     schema_, model_ : the encoding of tables, and the network.
     path_ : Path, all candidates with their place on the trade-off.
     choice_ : the candidate in force, and why.
+    binding_ : with the dual, the entries that press hardest, as last seen on calibration rows.
+    proxies_ : how well the inputs give each attribute away, .5 (not at all) to 1 (wholly).
     """
 
     def __init__(
@@ -94,7 +108,9 @@ class FairMTLearner(BaseEstimator):
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         patience: int | None = 3,
+        controller: str = "path",
         strengths: tuple[float, float] = (0.05, 6.0),
+        floors: float | None = None,
         balance: float = 0.0,
         attributes_as_inputs: bool = False,
         features: Sequence[str] | Mapping[str, str] | None = None,
@@ -126,7 +142,9 @@ class FairMTLearner(BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.patience = patience
+        self.controller = controller
         self.strengths = strengths
+        self.floors = floors
         self.balance = balance
         self.attributes_as_inputs = attributes_as_inputs
         self.features = features
@@ -204,18 +222,19 @@ class FairMTLearner(BaseEstimator):
 
     def _fit(self, schema: Any, tables: Mapping[str, Any]) -> None:
         """Train on encoded tables."""
-        _seed_everything(self.seed)
+        torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
-        settings = dict(self.options or {})
-        kind = method(self.method)
-        if issubclass(kind, FairMT):
-            settings = {"notion": self.notion, "strength": 0.0} | settings
-        step = kind(**settings)
-        step.setup(self._network(schema), groups, tables["train"])
-        self._check_judged(step)
+        step = self._step(schema, tables["train"])
         self.ledger_ = Ledger(layout, self._judged(layout))
-        evaluator = PathEvaluator(self.ledger_, groups, tables["validation"], self.seed)
+        calibration = tables["calibration"]
+        evaluator = PathEvaluator(
+            self.ledger_,
+            groups,
+            tables["validation"],
+            self.seed,
+            calibration if self.recalibration else None,
+        )
         trainer = Trainer(
             learning_rate=self.learning_rate,
             precision=self.precision,
@@ -226,16 +245,40 @@ class FairMTLearner(BaseEstimator):
             progress=self.progress,
         )
         source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
-        trainer.fit(step, source, self._segments(step, source.n_batches), evaluator=evaluator)
+        trainer.fit(
+            step,
+            source,
+            self._segments(step, source.n_batches, calibration),
+            evaluator=evaluator,
+            calibration=calibration.batches if self.controller == "dual" else None,
+        )
         self.model_ = step.model
         rows = groups.membership(tables["validation"].attributes)[:, 1:].sum(0)
         self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
-        self._calibration = None
-        if self.recalibration:
-            self._calibration = tables["calibration"]
         self.choose()
+        if isinstance(step, FairMT):
+            self._tell_what_binds(step)
 
-    def _segments(self, step: Any, n_batches: int) -> list[Segment]:
+    def _step(self, schema: Any, train: Any) -> StepMethod:
+        """The method, bound to a new network."""
+        from fairmt.data import proxy_strength, warn_of_proxies
+
+        kind = method(self.method)
+        settings: dict[str, Any] = {}
+        if issubclass(kind, FairMT):
+            settings = {"notion": self.notion, "strength": 0.0}
+            if self.controller == "dual":
+                settings["tolerance"] = self.tolerance
+            if self.floors is not None:
+                settings["floor_slack"] = self.floors
+        step = kind(**settings | dict(self.options or {}))
+        step.setup(self._network(schema), schema.groups, train)
+        self._check_settings(step)
+        self.proxies_ = proxy_strength(train.features, train.attributes, schema.groups)
+        warn_of_proxies(self.proxies_, schema.attributes_as_inputs)
+        return step
+
+    def _segments(self, step: StepMethod, n_batches: int, calibration: Any) -> list[Segment]:
         usual = min(40, max(6, round(STEPS / n_batches)))
         epochs = usual if self.epochs is None else self.epochs
         path_epochs = usual if self.path_epochs is None else self.path_epochs
@@ -243,8 +286,19 @@ class FairMTLearner(BaseEstimator):
         plain = Segment("plain", path_epochs, lambda epoch: 0.0, start="warmup")
         if step.strength is None:
             return [warmup, plain]
-        ramp = Ramp(epochs, path_epochs, *self.strengths)
-        return [warmup, plain, Segment("path", path_epochs, ramp.strength, start="warmup")]
+        schedule: Callable[[float], float | None] = Ramp(
+            epochs, path_epochs, *self.strengths
+        ).strength
+        if self.controller == "dual":
+            schedule = _left_to_the_dual
+        begin = None
+        if self.floors is not None and isinstance(step, FairMT):
+
+            def begin(method: Any) -> None:
+                method.set_floors(calibration.batches())
+
+        path = Segment("path", path_epochs, schedule, start="warmup", begin=begin)
+        return [warmup, plain, path]
 
     def _network(self, schema: Any) -> MultiTask:
         layout = Layout(schema.tasks)
@@ -259,20 +313,40 @@ class FairMTLearner(BaseEstimator):
             for t in layout.tasks
         }
 
-    def _check_judged(self, step: Any) -> None:
-        if not isinstance(step, FairMT):
-            return
-        if not self._groups.attributes:
+    def _check_settings(self, step: StepMethod) -> None:
+        if self.controller not in ("path", "dual"):
+            raise ValueError(f"controller must be 'path' or 'dual'. Found {self.controller!r}.")
+        if step.strength is not None and not self._groups.attributes:
             raise ValueError(
                 "No sensitive attribute is given, so there is nothing to constrain: name them in "
                 "sensitive=[...] or pass sensitive_features, or use method='plain'."
             )
+        if not isinstance(step, FairMT):
+            if self.controller == "dual" or self.floors is not None:
+                raise ValueError(
+                    f"controller='dual' and floors belong to 'fairmt' and 'symmetric'; method "
+                    f"'{self.method}' has neither."
+                )
+            return
+        if self.controller == "dual" and self.tolerance is None:
+            raise ValueError("controller='dual' looks for a tolerance; give tolerance=.")
         left_out = [t.name for t in self._layout.tasks if not step.ledger.notions[t.name]]
         if left_out:
             warnings.warn(
                 f"Notion {self.notion!r} is not defined for the tasks {left_out}; they carry no "
                 "constraint. A mapping gives each task its own, 'default' one to every kind.",
-                stacklevel=3,
+                stacklevel=4,
+            )
+
+    def _tell_what_binds(self, step: FairMT) -> None:
+        self.binding_ = list(step.binding)
+        if step.infeasible:
+            pressing = "; ".join(f"{e} ({e.violation:.3f} too low)" for e in self.binding_)
+            warnings.warn(
+                f"Tolerance {self.tolerance} looks out of reach: the constraint stayed at its "
+                f"largest strength with gaps left. What binds: {pressing}. Allow these more, "
+                "leave them out, or give the model better features for these groups.",
+                stacklevel=4,
             )
 
     # -- choosing ---------------------------------------------------------------------------
@@ -306,11 +380,7 @@ class FairMTLearner(BaseEstimator):
     def _use(self, candidate: Candidate) -> None:
         self.model_.load_state_dict(candidate.weights)
         self.offsets_ = candidate.offsets
-        self.recalibration_: Recalibration | None = None
-        if self._calibration is not None:
-            table = self._calibration
-            outputs = predict_outputs(self.model_, table.features)
-            self.recalibration_ = recalibrate(self._layout, outputs, table.labels, table.weights)
+        self.recalibration_: Recalibration | None = candidate.recalibration
 
     # -- predicting -------------------------------------------------------------------------
 
@@ -338,72 +408,24 @@ class FairMTLearner(BaseEstimator):
         """
         import pandas as pd
 
-        outputs = self.outputs(X)
-        decisions = decide(self._layout, outputs, self._rule())
-        columns: dict[str, np.ndarray] = {}
-        for task in self._layout.tasks:
-            span = self._layout.outputs[task.name]
-            if task.kind == "classification":
-                index = decisions[:, span].argmax(1).numpy()
-                columns[task.name] = _class_values(task)[index]
-            elif task.kind == "detection":
-                for k, label in enumerate(task.outputs):
-                    columns[f"{task.name}.{label}"] = (
-                        decisions[:, span.start + k].numpy().astype(int)
-                    )
-            else:
-                values = task.to_labels(outputs[:, span].double()).numpy()
-                for k, name in enumerate(task.outputs):
-                    key = task.name if task.n_outputs == 1 else f"{task.name}.{name}"
-                    columns[key] = values[:, k]
+        columns = decision_columns(self._layout, self.outputs(X), self._rule())
         if self._single and len(columns) == 1:
             return next(iter(columns.values()))
         return pd.DataFrame(columns, index=getattr(X, "index", None))
 
     def predict_proba(self, X: Any) -> dict[str, pd.DataFrame]:
         """Probabilities of classes and labels, a frame per task (N, K)."""
-        import pandas as pd
-
-        p = probabilities(self._layout, self.outputs(X).double())
-        return {
-            t.name: pd.DataFrame(
-                p[:, self._layout.outputs[t.name]].numpy(),
-                columns=list(t.outputs),
-                index=getattr(X, "index", None),
-            )
-            for t in self._layout.tasks
-            if t.kind != "regression"
-        }
+        return probability_frames(self._layout, self.outputs(X), getattr(X, "index", None))
 
     def predict_table(self, X: Any) -> pd.DataFrame:
-        """Everything about every row, in the columns that `fairmt audit` reads.
+        """Everything about every row, in the columns that `fairmt.audit` reads.
 
         Classification: ``task`` and ``task.CLASS``; detection: ``task.LABEL`` and
         ``task.LABEL.decision``; regression: ``task`` or ``task.COLUMN``.
         """
         import pandas as pd
 
-        outputs = self.outputs(X)
-        decisions = decide(self._layout, outputs, self._rule())
-        p = probabilities(self._layout, outputs.double()).numpy()
-        columns: dict[str, Any] = {}
-        for task in self._layout.tasks:
-            start = self._layout.outputs[task.name].start
-            if task.kind == "classification":
-                span = self._layout.outputs[task.name]
-                columns[task.name] = _class_values(task)[decisions[:, span].argmax(1).numpy()]
-                for k, name in enumerate(task.outputs):
-                    columns[f"{task.name}.{name}"] = p[:, start + k]
-            elif task.kind == "detection":
-                for k, name in enumerate(task.outputs):
-                    columns[f"{task.name}.{name}"] = p[:, start + k]
-                    decision = decisions[:, start + k].numpy().astype(int)
-                    columns[f"{task.name}.{name}.decision"] = decision
-            else:
-                values = task.to_labels(outputs[:, self._layout.outputs[task.name]].double())
-                for k, name in enumerate(task.outputs):
-                    key = task.name if task.n_outputs == 1 else f"{task.name}.{name}"
-                    columns[key] = values[:, k].numpy()
+        columns = prediction_columns(self._layout, self.outputs(X), self._rule())
         return pd.DataFrame(columns, index=getattr(X, "index", None))
 
     def decision_rule(self) -> dict[str, dict[str, float]]:
@@ -412,18 +434,7 @@ class FairMTLearner(BaseEstimator):
         Labels: the probability from which on the answer is yes. Classes: the factor by which each
         probability is multiplied before the largest wins.
         """
-        rule: dict[str, dict[str, float]] = {}
-        offsets = self._rule().double()
-        for task in self._layout.tasks:
-            own = offsets[self._layout.outputs[task.name]]
-            if task.kind == "detection":
-                values = torch.sigmoid(-own)
-            elif task.kind == "classification":
-                values = torch.exp(own)
-            else:
-                continue
-            rule[task.name] = dict(zip(task.outputs, values.tolist(), strict=True))
-        return rule
+        return rule_in_numbers(self._layout, self._rule())
 
     def score(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> float:
         """Mean over tasks of macro-F1, mean average precision, or R²: higher is better."""
@@ -480,9 +491,6 @@ class FairMTLearner(BaseEstimator):
             for k, v in self.get_params(deep=False).items()
             if k not in ("tasks", "checkpoint", "options")
         }
-        calibration = None
-        if self.recalibration_ is not None:
-            calibration = [self.recalibration_.scale, self.recalibration_.shift]
         save_state(
             folder,
             {
@@ -495,7 +503,7 @@ class FairMTLearner(BaseEstimator):
                 "chosen": self.choice_.point.index,
                 "reason": self.choice_.reason,
                 "reached": self.choice_.reached,
-                "recalibration": calibration,
+                "proxies": dict(self.proxies_),
                 "single": self._single,
                 "n_features_in": self.n_features_in_,
                 "names_in": list(getattr(self, "feature_names_in_", [])) or None,
@@ -520,17 +528,15 @@ class FairMTLearner(BaseEstimator):
         learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
         layout, groups = Layout(schema.tasks), schema.groups
         learner.schema_, learner._layout, learner._groups = schema, layout, groups
-        learner.model_ = learner._network(schema)
+        learner.model_ = method(learner.method).adapt(learner._network(schema))
         learner.ledger_ = Ledger(layout, state["notions"])
         candidates = [Candidate.from_state(c) for c in state["candidates"]]
         learner.path_ = Path(learner.ledger_, groups, candidates, state["rows"])
         learner.choice_ = Choice(
             learner.path_.points[state["chosen"]], state["reason"], state["reached"]
         )
-        learner._calibration = None
+        learner.proxies_ = state["proxies"]
         learner._use(candidates[state["chosen"]])
-        if state["recalibration"] is not None:
-            learner.recalibration_ = Recalibration(*state["recalibration"])
         learner._single = state["single"]
         learner.n_features_in_ = state["n_features_in"]
         if state["names_in"] is not None:
@@ -538,12 +544,8 @@ class FairMTLearner(BaseEstimator):
         return learner
 
 
-def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-
-
-def _class_values(task: Task) -> np.ndarray:
-    return np.asarray(task.outputs, dtype=object)
+def _left_to_the_dual(epoch: float) -> None:
+    return None
 
 
 def _jsonable(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairmt.decisions import tune_offsets
+from fairmt.decisions import Recalibration, recalibrate, tune_offsets
 from fairmt.disparity import Disparity, Yardstick
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger, atoms_of
@@ -40,6 +40,7 @@ class Candidate:
     utilities : Tensor (1 + R, T): signed headline utilities; row 0 on the rows as they are, then
         bootstrap replicates, drawn alike for all candidates.
     moments : of hard decisions.
+    recalibration : of its probabilities, where that was asked for.
     """
 
     segment: str
@@ -49,8 +50,12 @@ class Candidate:
     offsets: Tensor
     utilities: Tensor
     moments: Moments
+    recalibration: Recalibration | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        scale_shift = None
+        if self.recalibration is not None:
+            scale_shift = [self.recalibration.scale, self.recalibration.shift]
         return {
             "segment": self.segment,
             "epoch": self.epoch,
@@ -59,11 +64,19 @@ class Candidate:
             "offsets": self.offsets,
             "utilities": self.utilities,
             "moments": [self.moments.sums, self.moments.mass, self.moments.mass2],
+            "recalibration": scale_shift,
         }
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Candidate:
-        return Candidate(**{**state, "moments": Moments(*state["moments"])})
+        found = state["recalibration"]
+        return Candidate(
+            **{
+                **state,
+                "moments": Moments(*state["moments"]),
+                "recalibration": None if found is None else Recalibration(*found),
+            }
+        )
 
 
 @torch.no_grad()
@@ -97,10 +110,15 @@ class PathEvaluator:
         What is judged; may be wider than what is constrained.
     table : TensorTable
         Validation rows.
+    calibration : TensorTable, optional
+        Rows to recalibrate every candidate's probabilities on.
     """
 
-    def __init__(self, ledger: Ledger, groups: Groups, table: Any, seed: int = 0) -> None:
+    def __init__(
+        self, ledger: Ledger, groups: Groups, table: Any, seed: int = 0, calibration: Any = None
+    ) -> None:
         self.ledger, self.groups, self.table = ledger, groups, table
+        self.calibration = calibration
         units = None
         if table.units is not None:
             units = torch.from_numpy(np.unique(table.units, return_inverse=True)[1])
@@ -117,6 +135,12 @@ class PathEvaluator:
         moments = judge(self.ledger, self.groups, outputs, self.table, offsets)
         utilities = headline_replicates(layout, outputs, self.table.labels, offsets, self._weights)
         state = {k: v.detach().cpu().clone() for k, v in method.model.state_dict().items()}
+        recalibration = None
+        if self.calibration is not None:
+            rows = self.calibration
+            recalibration = recalibrate(
+                layout, predict_outputs(method.model, rows.features), rows.labels, rows.weights
+            )
         self.candidates.append(
             Candidate(
                 segment,
@@ -126,6 +150,7 @@ class PathEvaluator:
                 offsets,
                 utilities,
                 moments,
+                recalibration,
             )
         )
         first = self.candidates[0].utilities[0]
@@ -343,8 +368,8 @@ def gap_errors(ledger: Ledger, groups: Groups, moments: Moments) -> Tensor:
     rates, n = ledger.rates(moments.sums)[1:], moments.evidence[1:]
     p = (rates.clamp(0, 1) * n + 2) / (n + 4)
     variance = torch.where(ledger.bounded & (n > 0), p * (1 - p) / (n + 4), 0.0)
-    errors = []
+    errors = [variance.new_zeros(0, variance.shape[1])]
     for partition in groups.partitions:
         top = variance[partition.groups].topk(2, dim=0).values
-        errors.append(top.sum(0).sqrt())
-    return torch.stack(errors)
+        errors.append(top.sum(0).sqrt()[None])
+    return torch.cat(errors)

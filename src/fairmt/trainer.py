@@ -40,18 +40,23 @@ class Segment:
     Attributes
     ----------
     strength : callable
-        Point of the run in epochs -> λ; None leaves the strength to the method (its dual).
+        Point of the run in epochs -> λ, or None for the method's own controller (its dual).
+        Without a schedule the method keeps the strength it has.
     start : str, optional
         The segment whose end this one starts from; default: where the last one ended.
+    begin : callable, optional
+        Called with the method once, before the first batch, the model carrying its averaged
+        weights: to fix do-no-harm floors, say.
     patience : int, optional
         Stop the segment when the evaluator's score has not risen for so many epochs.
     """
 
     name: str
     epochs: int
-    strength: Callable[[float], float] | None = None
+    strength: Callable[[float], float | None] | None = None
     start: str | None = None
     patience: int | None = None
+    begin: Callable[[StepMethod], None] | None = None
 
 
 class Evaluator(Protocol):
@@ -194,6 +199,9 @@ class _Run:
                 segment = self.segments[self.segment]
                 if self.epoch == 0 and self.batch == 0 and segment.start is not None:
                     self._load_weights(self.snapshots[segment.start])
+                if self.epoch == 0 and self.batch == 0 and segment.begin is not None:
+                    with self.average.applied():
+                        segment.begin(self.method)
                 while self.epoch < segment.epochs:
                     stop = self._one_epoch(segment, bar)
                     self.epoch = segment.epochs if stop else self.epoch + 1

@@ -3,7 +3,7 @@
 from fairmt.data.bundle import Bundle
 from fairmt.data.catalog import card, datasets, load
 from fairmt.data.generator import generate
-from fairmt.data.leakage import LeakageError, check_leakage, proxy_strength
+from fairmt.data.leakage import LeakageError, check_leakage, proxy_strength, warn_of_proxies
 from fairmt.data.schema import Schema
 from fairmt.data.split import split
 from fairmt.data.table import TensorTable, read_table
@@ -21,4 +21,5 @@ __all__ = [
     "proxy_strength",
     "read_table",
     "split",
+    "warn_of_proxies",
 ]

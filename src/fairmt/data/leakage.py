@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ EXPLAINED = 0.92
 SUSPICIOUS = 0.6
 SETTLED = 0.10
 """Share of rows for which a feature's values may settle a label."""
+GIVEN_AWAY = 0.8
+"""Area under the curve from which on an attribute counts as given away by the features."""
 _PREDICTION = re.compile(r"(^|_)(pred|predicted|prediction|predictions|yhat|proba|prob)($|_)", re.I)
 
 
@@ -206,3 +208,15 @@ def proxy_strength(features: object, codes: object, groups: Groups) -> dict[str,
         if areas:
             strength[attribute.name] = float(np.mean(areas))
     return strength
+
+
+def warn_of_proxies(strength: Mapping[str, float], as_inputs: bool) -> None:
+    """Say which attributes the features give away; silent where the model sees them anyway."""
+    told = {a: s for a, s in strength.items() if s >= GIVEN_AWAY}
+    if told and not as_inputs:
+        listed = ", ".join(f"{a} ({s:.2f})" for a, s in told.items())
+        warnings.warn(
+            f"The features give sensitive attributes away: {listed}; .5 would be not at all, 1 "
+            "wholly. The model can act on them without being shown them.",
+            stacklevel=5,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class TensorTable:
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
         return batch
+
+    def batches(self, rows: int = 8192) -> Iterator[dict[str, Any]]:
+        """All rows in order, `rows` at a time."""
+        for start in range(0, len(self), rows):
+            yield self.batch(slice(start, start + rows))
 
 
 def read_table(source: Any) -> pd.DataFrame:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from fairmt.methods.base import Batch, StepMethod
 from fairmt.methods.fairmt import FairMT
+from fairmt.methods.group_dro import GroupDRO
 from fairmt.methods.plain import Plain
+from fairmt.methods.single import SingleTask
 from fairmt.methods.symmetric import Symmetric
 
-METHODS: dict[str, type[StepMethod]] = {m.name: m for m in (FairMT, Plain, Symmetric)}
+METHODS: dict[str, type[StepMethod]] = {
+    m.name: m for m in (FairMT, Symmetric, Plain, SingleTask, GroupDRO)
+}
 
-__all__ = ["METHODS", "Batch", "FairMT", "Plain", "StepMethod", "Symmetric", "method"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "FairMT",
+    "GroupDRO",
+    "Plain",
+    "SingleTask",
+    "StepMethod",
+    "Symmetric",
+    "method",
+]
 
 
 def method(name: str) -> type[StepMethod]:

@@ -66,6 +66,11 @@ class StepMethod:
         elif any(given):
             raise ValueError("Give encoder, heads, tasks and groups together, or none of them.")
 
+    @staticmethod
+    def adapt(model: MultiTask) -> MultiTask:
+        """The network that this method trains in place of `model`; by default `model` itself."""
+        return model
+
     def setup(self, model: MultiTask, groups: Groups, data: Any = None) -> None:
         """Bind the method to a model; subclasses build their state here.
 
@@ -74,6 +79,7 @@ class StepMethod:
         data : TensorTable, optional
             Training rows, for methods that need whole-set figures before the first step.
         """
+        model = self.adapt(model)
         self.model, self.layout, self.groups = model, model.layout, groups
         self.losses = Losses(model.layout)
         self.offsets = torch.zeros(model.layout.n_outputs)

@@ -41,7 +41,7 @@ class FairMT(StepMethod):
     tolerance : float or mapping from task name
         The gap that is accepted; see `Constraint`.
     strength : float, optional
-        A fixed λ. None: bounded dual ascent, driven by `calibrate`.
+        A fixed λ. None: bounded dual ascent, driven by `calibrate`. Settable at any step.
     directionality, sharpness, min_evidence, standard_errors, floor_slack
         See `Constraint`.
     temperature : float
@@ -98,7 +98,7 @@ class FairMT(StepMethod):
         }
         self._memory_settings = (evidence_target, max_decay)
         self.proxy = None if proxy is None else Proxy(proxy, rho, smoothing)
-        self.dual = Dual(max_strength, dual_rate) if strength is None else None
+        self.dual = Dual(max_strength, dual_rate)
         self._strength = strength
         self._dual_errors = dual_standard_errors
         super().__init__(encoder, heads, tasks, groups)
@@ -126,11 +126,12 @@ class FairMT(StepMethod):
 
     @property
     def strength(self) -> float | None:  # type: ignore[override]
-        return self.dual.strength if self.dual is not None else self._strength
+        return self.dual.strength if self._strength is None else self._strength
 
     @strength.setter
     def strength(self, value: float | None) -> None:
-        self.dual, self._strength = None, value
+        """A number fixes λ; None hands it to the dual."""
+        self._strength = value
 
     # -- one step ---------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class FairMT(StepMethod):
         moments = self.moments(batches)
         slack = self._judge.worst_slack(moments)
         self.binding = self._judge.binding(moments)
-        if self.dual is not None:
+        if self._strength is None:
             self.dual.update(slack)
         return {
             "slack": slack,
@@ -292,7 +293,7 @@ class FairMT(StepMethod):
     @property
     def infeasible(self) -> bool:
         """The tolerance could not be reached at the largest strength; see `binding`."""
-        return self.dual is not None and self.dual.infeasible
+        return self._strength is None and self.dual.infeasible
 
     def set_floors(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Do no harm: the model's present benefits, on these rows, become floors."""
@@ -304,11 +305,12 @@ class FairMT(StepMethod):
     # -- memory -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict() | {"history": self.history.state_dict()}
+        state = super().state_dict() | {
+            "history": self.history.state_dict(),
+            "dual": self.dual.state_dict(),
+        }
         if self.constraint.floors is not None:
             state["floors"] = self.constraint.floors
-        if self.dual is not None:
-            state["dual"] = self.dual.state_dict()
         if self.proxy is not None:
             state["proxy"] = self.proxy.state_dict()
         return state
@@ -317,8 +319,7 @@ class FairMT(StepMethod):
         super().load_state_dict(state)
         self.history.load_state_dict(state["history"])
         self.constraint.set_floors(state.get("floors"))
-        if self.dual is not None and "dual" in state:
-            self.dual.load_state_dict(state["dual"])
+        self.dual.load_state_dict(state["dual"])
         if self.proxy is not None and "proxy" in state:
             self.proxy.load_state_dict(state["proxy"])
 

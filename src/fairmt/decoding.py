@@ -1,0 +1,83 @@
+"""Fused outputs as the columns that people read: decisions, probabilities, values, the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fairmt.ledger import decide, probabilities
+from fairmt.tasks import Layout, Task
+
+
+def target_name(task: Task, output: str) -> str:
+    """Column of a regression target: the task's name, with the target's behind it if several."""
+    return task.name if task.n_outputs == 1 else f"{task.name}.{output}"
+
+
+def decision_columns(layout: Layout, outputs: Tensor, offsets: Tensor) -> dict[str, np.ndarray]:
+    """``task`` the class, ``task.LABEL`` 0 or 1, ``task`` or ``task.COLUMN`` the value."""
+    decisions = decide(layout, outputs, offsets)
+    columns: dict[str, np.ndarray] = {}
+    for task in layout.tasks:
+        own = decisions[:, layout.outputs[task.name]]
+        if task.kind == "classification":
+            columns[task.name] = np.asarray(task.outputs, dtype=object)[own.argmax(1).numpy()]
+        elif task.kind == "detection":
+            for k, label in enumerate(task.outputs):
+                columns[f"{task.name}.{label}"] = own[:, k].numpy().astype(int)
+        else:
+            values = task.to_labels(own.double()).numpy()
+            for k, name in enumerate(task.outputs):
+                columns[target_name(task, name)] = values[:, k]
+    return columns
+
+
+def prediction_columns(layout: Layout, outputs: Tensor, offsets: Tensor) -> dict[str, Any]:
+    """Everything about every row, in the columns that `fairmt.audit` reads.
+
+    Classification: ``task`` and ``task.CLASS``; detection: ``task.LABEL`` and
+    ``task.LABEL.decision``; regression: ``task`` or ``task.COLUMN``.
+    """
+    decisions = decision_columns(layout, outputs, offsets)
+    p = probabilities(layout, outputs.double()).numpy()
+    columns: dict[str, Any] = {}
+    for task in layout.tasks:
+        start = layout.outputs[task.name].start
+        if task.kind == "regression":
+            names = [target_name(task, name) for name in task.outputs]
+            columns |= {name: decisions[name] for name in names}
+            continue
+        if task.kind == "classification":
+            columns[task.name] = decisions[task.name]
+        for k, name in enumerate(task.outputs):
+            columns[f"{task.name}.{name}"] = p[:, start + k]
+            if task.kind == "detection":
+                columns[f"{task.name}.{name}.decision"] = decisions[f"{task.name}.{name}"]
+    return columns
+
+
+def probability_frames(layout: Layout, outputs: Tensor, index: Any) -> dict[str, pd.DataFrame]:
+    """Probabilities of classes and labels, a frame per task (N, K)."""
+    p = probabilities(layout, outputs.double()).numpy()
+    return {
+        t.name: pd.DataFrame(p[:, layout.outputs[t.name]], columns=list(t.outputs), index=index)
+        for t in layout.tasks
+        if t.kind != "regression"
+    }
+
+
+def rule_in_numbers(layout: Layout, offsets: Tensor) -> dict[str, dict[str, float]]:
+    """Labels: the probability from which on the answer is yes. Classes: the factor by which each
+    probability is multiplied before the largest wins."""
+    rule: dict[str, dict[str, float]] = {}
+    for task in layout.tasks:
+        own = offsets[layout.outputs[task.name]].double()
+        if task.kind == "regression":
+            continue
+        values = torch.sigmoid(-own) if task.kind == "detection" else torch.exp(own)
+        rule[task.name] = dict(zip(task.outputs, values.tolist(), strict=True))
+    return rule
