@@ -227,11 +227,14 @@ class FairMTLearner(BaseEstimator):
         self.schema_, self._layout, self._groups = schema, layout, groups
         step = self._step(schema, tables["train"])
         self.ledger_ = Ledger(layout, self._judged(layout))
-        calibration = tables["calibration"]
+        calibration, validation = tables["calibration"], tables["validation"]
+        if self.controller == "path" and not self.recalibration and self.floors is None:
+            # Nothing else needs the calibration rows, and the choice is the surer with them.
+            validation = validation.join(calibration)
         evaluator = PathEvaluator(
             self.ledger_,
             groups,
-            tables["validation"],
+            validation,
             self.seed,
             calibration if self.recalibration else None,
         )
@@ -253,7 +256,7 @@ class FairMTLearner(BaseEstimator):
             calibration=calibration.batches if self.controller == "dual" else None,
         )
         self.model_ = step.model
-        rows = groups.membership(tables["validation"].attributes)[:, 1:].sum(0)
+        rows = groups.membership(validation.attributes)[:, 1:].sum(0)
         self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
         self.choose()
         if isinstance(step, FairMT):

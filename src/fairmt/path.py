@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fairmt.decisions import Recalibration, recalibrate, tune_offsets
-from fairmt.disparity import Disparity, Yardstick
+from fairmt.disparity import MIN_EVIDENCE, THICK_ROWS, Disparity, Yardstick
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger, atoms_of
 from fairmt.methods.base import StepMethod
@@ -24,6 +24,11 @@ from fairmt.moments import Moments
 from fairmt.utility import headline_replicates, poisson_weights, relative_change
 
 REPLICATES = 100
+Z_ONE_SIDED = 1.64
+_NOTHING_TO_JUDGE = (
+    "no group has enough labelled validation rows for a gap to be judged, so that no candidate can "
+    "be told from another. More data, coarser groups, or a fixed strength may help"
+)
 
 
 @dataclass
@@ -173,7 +178,7 @@ class Point:
     delta_m, delta_m_low : change of utility, and its lower one-sided bound.
     change : the change of every task.
     disparity : over the entries that count.
-    worst_gap, excess : the largest gap, and the largest gap less its sampling error.
+    worst_gap : the largest gap.
     """
 
     index: int
@@ -183,7 +188,6 @@ class Point:
     change: dict[str, float]
     disparity: Disparity
     worst_gap: float
-    excess: float
 
 
 @dataclass
@@ -209,7 +213,12 @@ class Path:
     def __post_init__(self) -> None:
         self.plain = self._best_plain()
         reference = self.candidates[self.plain]
-        self.yardstick = Yardstick(self.ledger, self.groups, reference.moments, self.rows)
+        for thick_rows in (THICK_ROWS, MIN_EVIDENCE):
+            self.yardstick = Yardstick(
+                self.ledger, self.groups, reference.moments, self.rows, thick_rows=thick_rows
+            )
+            if bool(self.yardstick.counted.any()):
+                break
         self.points = [self._point(i, c, reference) for i, c in enumerate(self.candidates)]
 
     def _best_plain(self) -> int:
@@ -232,7 +241,6 @@ class Path:
         names = [t.name for t in self.ledger.layout.tasks]
         gaps = self.yardstick.gaps(self.ledger.rates(c.moments.sums))
         counted = self.yardstick.counted & ~gaps.isnan()
-        errors = gap_errors(self.ledger, self.groups, c.moments)
         return Point(
             i,
             c,
@@ -241,7 +249,6 @@ class Path:
             dict(zip(names, change[0].tolist(), strict=True)),
             self.yardstick.measure(c.moments),
             float(gaps[counted].max()) if bool(counted.any()) else math.nan,
-            float((gaps - 1.64 * errors)[counted].max()) if bool(counted.any()) else math.nan,
         )
 
     def choose(
@@ -256,8 +263,9 @@ class Path:
         Parameters
         ----------
         tolerance : float in [0, 1]
-            Every gap at most this, as far as sampling allows (a gap less 1.64 standard errors):
-            the candidate of the highest utility among those; the nearest where there is none.
+            Every gap at most this: the candidate of the highest utility among those, the nearest
+            where there is none. Gaps are taken less their upward bias; where there are too few
+            people to tell a gap of this size from none, it must not be clearly larger.
         utility_budget : float in [0, 1)
             The smallest shortfall whose relative loss of utility against the plain model stays
             within the budget, by the lower one-sided bound.
@@ -298,32 +306,42 @@ class Path:
         return [self.points[self.plain]] + [p for p in self.points if p.candidate.segment == "path"]
 
     def _within_budget(self, budget: float) -> Choice:
+        plain = self.points[self.plain]
+        if not bool(self.yardstick.counted.any()):
+            return Choice(plain, f"the plain model; {_NOTHING_TO_JUDGE}", reached=False)
         within = [p for p in self._open() if p.index == self.plain or p.delta_m_low >= -budget]
         best = min(within, key=lambda p: (p.disparity.shortfall, p.disparity.gap))
-        note = (
-            f"the smallest shortfall at a loss of utility of {budget:.1%} or less "
-            f"(validation: Δm {best.delta_m:+.1%}, lower bound {best.delta_m_low:+.1%})"
-        )
-        if best.index == self.plain:
+        if best.index != self.plain:
+            note = (
+                f"the smallest shortfall at a loss of utility of {budget:.1%} or less "
+                f"(validation: Δm {best.delta_m:+.1%}, lower bound {best.delta_m_low:+.1%})"
+            )
+        elif len(self._open()) == 1:
+            note = "the plain model, the only one that this method makes"
+        else:
             note = f"no candidate improved on the plain model within a loss of {budget:.1%}"
         return Choice(best, note)
 
     def _within_tolerance(self, tolerance: float) -> Choice:
+        if not bool(self.yardstick.counted.any()):
+            return Choice(
+                self.points[self.plain], f"the plain model; {_NOTHING_TO_JUDGE}", reached=False
+            )
         open_ = self._open()
-        within = [p for p in open_ if p.excess <= tolerance]
+        outside = {p.index: self._outside(p, tolerance) for p in open_}
+        within = [p for p in open_ if not outside[p.index]]
         if within:
             best = max(within, key=lambda p: p.delta_m)
-            return Choice(
-                best,
-                f"every gap is within {tolerance:g} on validation data as far as sampling allows "
-                f"(largest {best.worst_gap:.3f})",
-            )
-        best = min(open_, key=lambda p: p.excess)
+            unclear = sum(e["unclear"] for e in self.gaps(best, tolerance))
+            note = f"every gap that can be told is within {tolerance:g} on validation data"
+            if unclear:
+                note += f"; for {unclear} more there are too few people to tell"
+            return Choice(best, note)
+        best = min(open_, key=lambda p: max(e["over"] for e in outside[p.index]))
         pressing = [
-            f"{e['task']}: {e['statistic']} by {e['attribute']} ({e['gap']:.3f})"
-            for e in self.gaps(best)
-            if e["gap"] > tolerance
-        ][:3]
+            f"{e['task']}: {e['statistic']} by {e['attribute']} ({e['corrected']:.3f})"
+            for e in outside[best.index][:3]
+        ]
         return Choice(
             best,
             f"tolerance {tolerance:g} was not reached by any candidate; this one comes nearest. "
@@ -332,18 +350,39 @@ class Path:
             reached=False,
         )
 
-    def gaps(self, point: Point) -> list[dict[str, Any]]:
-        """The counted gaps of a candidate, largest first."""
+    def _outside(self, point: Point, tolerance: float) -> list[dict[str, Any]]:
+        """Entries beyond the tolerance as far as sampling can tell, the worst first."""
+        return sorted(
+            (e for e in self.gaps(point, tolerance) if e["over"] > 0), key=lambda e: -e["over"]
+        )
+
+    def gaps(self, point: Point, tolerance: float = 0.0) -> list[dict[str, Any]]:
+        """The counted gaps of a candidate, largest first.
+
+        Each with `corrected`, the gap less its upward bias; `unclear`, whether its sampling error
+        is too large for this tolerance; and `over`, by how much it is beyond it.
+        """
         gaps = self.yardstick.gaps(self.ledger.rates(point.candidate.moments.sums))
+        errors = gap_errors(self.ledger, self.groups, point.candidate.moments)
         rows = []
         for p, j in self.yardstick.counted.nonzero().tolist():
-            statistic = self.ledger.statistics[j]
+            statistic, gap, error = (
+                self.ledger.statistics[j],
+                float(gaps[p, j]),
+                float(errors[p, j]),
+            )
+            # A gap d between two rates with error s is seen as E|d + s Z|; its square is d² + s².
+            corrected = math.sqrt(max(gap**2 - error**2, 0.0))
+            unclear = Z_ONE_SIDED * error > tolerance
             rows.append(
                 {
                     "task": statistic.task,
                     "statistic": statistic.name,
                     "attribute": self.groups.partitions[p].name,
-                    "gap": float(gaps[p, j]),
+                    "gap": gap,
+                    "corrected": corrected,
+                    "unclear": unclear,
+                    "over": (gap - Z_ONE_SIDED * error if unclear else corrected) - tolerance,
                 }
             )
         return sorted(rows, key=lambda r: -r["gap"])

@@ -57,6 +57,7 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
         for name in (_TENSORS, _STRUCTURE):
             with open(work / name, "rb") as file:
                 os.fsync(file.fileno())
+        work.chmod(0o755)
         _swap(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

@@ -47,6 +47,7 @@ class StepMethod:
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    limits: ClassVar[str] = ""
     strength: float | None = None
 
     def __init__(

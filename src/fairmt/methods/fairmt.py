@@ -59,6 +59,10 @@ class FairMT(StepMethod):
 
     name: ClassVar[str] = "fairmt"
     summary: ClassVar[str] = "asymmetric worst-case constraint over all tasks, head-aware step"
+    limits: ClassVar[str] = (
+        "categorical attributes only; tasks that agree at representation and heads may still "
+        "conflict deep in the encoder"
+    )
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class GroupDRO(StepMethod):
 
     name: ClassVar[str] = "group_dro"
     summary: ClassVar[str] = "distributionally robust: the groups with the largest loss weigh most"
+    limits: ClassVar[str] = "evens out losses, not rates; small groups are noisy"
 
     def __init__(
         self,

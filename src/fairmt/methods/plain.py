@@ -12,3 +12,4 @@ class Plain(StepMethod):
 
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "one model for all tasks, no fairness term"
+    limits: ClassVar[str] = "does nothing for any group"
