@@ -7,6 +7,7 @@ rows) with evidence enough (30 rows that the statistic is about).
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import asdict, dataclass
 
 import torch
@@ -75,14 +76,10 @@ class Yardstick:
         self._partition = groups.partition_of_group()
         self._n = len(groups.partitions)
         self._orientation = ledger.orientation.double()
-        self.rates = ledger.rates(plain.sums)
         # A group with few rows leaves the comparison, and does not take its attribute with it.
         self.thin = rows < thick_rows
         self.known = (plain.evidence[1:] >= min_evidence) & ~self.thin[:, None]
-        benefits = self._benefits(self.rates)
-        self._best = self._by_partition(benefits, "amax")
-        known = torch.where(self.known, benefits, -torch.inf)
-        self._best_group = [known[p.groups].argmax(0) + p.groups.start for p in groups.partitions]
+        self._set_reference(ledger.rates(plain.sums))
         q = torch.where(self.known, self.rates[1:], torch.nan)
         top = self._reduce(torch.nan_to_num(q, nan=-torch.inf), "amax")
         low = self._reduce(torch.nan_to_num(q, nan=torch.inf), "amin")
@@ -92,6 +89,21 @@ class Yardstick:
             statistics = ledger.bounded & (ledger.orientation != 0)
         self.counted = compared & ~self.dead & statistics
         """(partitions, J): the entries that headline figures are means of."""
+
+    def _set_reference(self, rates: Tensor) -> None:
+        self.rates = rates
+        benefits = self._benefits(rates)
+        self._best = self._by_partition(benefits, "amax")
+        known = torch.where(self.known, benefits, -torch.inf)
+        self._best_group = [
+            known[p.groups].argmax(0) + p.groups.start for p in self.groups.partitions
+        ]
+
+    def reweighted(self, rates: Tensor) -> Yardstick:
+        """The same entries, with the plain model's rates under other weights of the rows."""
+        other = copy(self)
+        other._set_reference(rates)
+        return other
 
     def gaps(self, rates: Tensor) -> Tensor:
         """Gap of every entry, (partitions, J); NaN where fewer than two groups are known."""

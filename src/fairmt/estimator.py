@@ -25,7 +25,7 @@ from fairmt.methods import FairMT, StepMethod, method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import Candidate, Choice, Path, PathEvaluator, judge, predict_outputs
-from fairmt.sampling import TableSource
+from fairmt.sampling import Source, TableSource
 from fairmt.store import StoreError, load_state, save_state
 from fairmt.tasks import Layout, Task
 from fairmt.trainer import Segment, Trainer
@@ -178,7 +178,8 @@ class FairMTLearner(BaseEstimator):
 
         Parameters
         ----------
-        X : frame or array (N, D); with `y` left out, one frame that holds labels and attributes.
+        X : frame or array (N, D); with `y` left out, one frame that holds labels and attributes,
+            or a `ParquetTable`, whose rows are streamed and whose own parts are used.
         y : frame, mapping of task or column name to array, or array (N,) or (N, K).
         sensitive_features : frame, mapping or array (N,) or (N, A).
         sample_weight : array (N,).
@@ -191,9 +192,12 @@ class FairMTLearner(BaseEstimator):
         ValueError
             For unusable input; the message names the column, row, argument or group.
         """
-        from fairmt.data import Schema, check_leakage, split
+        from fairmt.data import ParquetTable, Schema, check_leakage, split
         from fairmt.frames import assemble
 
+        if isinstance(X, ParquetTable):
+            given = {"y": y, "sensitive_features": sensitive_features, "parts": parts}
+            return self._fit_stream(X, given | {"sample_weight": sample_weight, "groups": groups})
         table = assemble(self, X, y, sensitive_features, sample_weight, groups)
         if parts is None:
             unit = None if table.split_by is None else table.frame[table.split_by].to_numpy()
@@ -220,8 +224,20 @@ class FairMTLearner(BaseEstimator):
         self._single = table.single
         return self
 
-    def _fit(self, schema: Any, tables: Mapping[str, Any]) -> None:
-        """Train on encoded tables."""
+    def _fit_stream(self, table: Any, given: Mapping[str, Any]) -> FairMTLearner:
+        from fairmt.data import check_leakage
+        from fairmt.streaming import open_stream
+
+        stream = open_stream(self, table, given)
+        check_leakage(stream.sample, stream.schema.tasks, stream.schema.feature_names)
+        self._fit(stream.schema, stream.tables, stream.source)
+        self.n_features_in_ = len(stream.schema.feature_names)
+        self.feature_names_in_ = np.asarray(stream.schema.feature_names, dtype=object)
+        self._single = False
+        return self
+
+    def _fit(self, schema: Any, tables: Mapping[str, Any], source: Source | None = None) -> None:
+        """Train on encoded tables; with a source of batches, 'train' is a sample of its rows."""
         torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
@@ -247,7 +263,8 @@ class FairMTLearner(BaseEstimator):
             checkpoint=self.checkpoint,
             progress=self.progress,
         )
-        source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
+        if source is None:
+            source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
         trainer.fit(
             step,
             source,
@@ -411,14 +428,18 @@ class FairMTLearner(BaseEstimator):
         """
         import pandas as pd
 
+        from fairmt.frames import row_index
+
         columns = decision_columns(self._layout, self.outputs(X), self._rule())
         if self._single and len(columns) == 1:
             return next(iter(columns.values()))
-        return pd.DataFrame(columns, index=getattr(X, "index", None))
+        return pd.DataFrame(columns, index=row_index(X))
 
     def predict_proba(self, X: Any) -> dict[str, pd.DataFrame]:
         """Probabilities of classes and labels, a frame per task (N, K)."""
-        return probability_frames(self._layout, self.outputs(X), getattr(X, "index", None))
+        from fairmt.frames import row_index
+
+        return probability_frames(self._layout, self.outputs(X), row_index(X))
 
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Everything about every row, in the columns that `fairmt.audit` reads.
@@ -428,8 +449,10 @@ class FairMTLearner(BaseEstimator):
         """
         import pandas as pd
 
+        from fairmt.frames import row_index
+
         columns = prediction_columns(self._layout, self.outputs(X), self._rule())
-        return pd.DataFrame(columns, index=getattr(X, "index", None))
+        return pd.DataFrame(columns, index=row_index(X))
 
     def decision_rule(self) -> dict[str, dict[str, float]]:
         """The rule that `predict` follows, in numbers.

@@ -133,34 +133,44 @@ class PathEvaluator:
         self.candidates: list[Candidate] = []
 
     def evaluate(self, segment: str, epoch: int, method: StepMethod) -> dict[str, float]:
-        layout = method.layout
-        outputs = predict_outputs(method.model, self.table.features)
+        layout, model = method.layout, method.model
+        outputs = predict_outputs(model, self.table.features)
         offsets = tune_offsets(layout, outputs, self.table.labels, self.table.weights)
         method.set_offsets(offsets)
-        moments = judge(self.ledger, self.groups, outputs, self.table, offsets)
-        utilities = headline_replicates(layout, outputs, self.table.labels, offsets, self._weights)
-        state = {k: v.detach().cpu().clone() for k, v in method.model.state_dict().items()}
-        recalibration = None
+        state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        strength = float(method.strength or 0.0)
+        candidate = self.measure(segment, epoch + 1, strength, state, outputs, offsets)
         if self.calibration is not None:
             rows = self.calibration
-            recalibration = recalibrate(
-                layout, predict_outputs(method.model, rows.features), rows.labels, rows.weights
+            candidate.recalibration = recalibrate(
+                layout, predict_outputs(model, rows.features), rows.labels, rows.weights
             )
-        self.candidates.append(
-            Candidate(
-                segment,
-                epoch + 1,
-                float(method.strength or 0.0),
-                state,
-                offsets,
-                utilities,
-                moments,
-                recalibration,
-            )
-        )
+        self.candidates.append(candidate)
         first = self.candidates[0].utilities[0]
-        change = relative_change(layout, utilities[0], first)
+        change = relative_change(layout, candidate.utilities[0], first)
         return {"score": float(change[~change.isnan()].mean())}
+
+    def measure(
+        self,
+        segment: str,
+        epoch: int,
+        strength: float,
+        state: dict[str, Tensor],
+        outputs: Tensor,
+        offsets: Tensor,
+    ) -> Candidate:
+        """A candidate from a model's outputs on the evaluator's rows, under a decision rule."""
+        return Candidate(
+            segment,
+            epoch,
+            strength,
+            state,
+            offsets,
+            headline_replicates(
+                self.ledger.layout, outputs, self.table.labels, offsets, self._weights
+            ),
+            judge(self.ledger, self.groups, outputs, self.table, offsets),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"candidates": [c.state_dict() for c in self.candidates]}
@@ -200,6 +210,11 @@ class Path:
     rows : Tensor (G,), validation rows of every group.
     confidence : float
         Of the one-sided bound on Δm by which candidates are chosen.
+
+    Attributes
+    ----------
+    plain : index of the reference, the plain candidate of the highest utility.
+    optimism : by how much the reference's utility is flattered by that choice; Δm is given less it.
     """
 
     ledger: Ledger
@@ -208,10 +223,11 @@ class Path:
     rows: Tensor
     confidence: float = 0.8
     plain: int = field(init=False)
+    optimism: float = field(init=False)
     points: list[Point] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plain = self._best_plain()
+        self.plain, self.optimism = self._best_plain()
         reference = self.candidates[self.plain]
         for thick_rows in (THICK_ROWS, MIN_EVIDENCE):
             self.yardstick = Yardstick(
@@ -221,22 +237,32 @@ class Path:
                 break
         self.points = [self._point(i, c, reference) for i, c in enumerate(self.candidates)]
 
-    def _best_plain(self) -> int:
-        """The plain candidate of the highest utility; where none was continued, of the warm-up."""
+    def _plain_candidates(self) -> list[int]:
+        """The plain candidates; where training was not continued, those of the warm-up."""
         for segment in ("plain", "warmup"):
             indices = [i for i, c in enumerate(self.candidates) if c.segment == segment]
             if indices:
-                first = self.candidates[indices[0]].utilities[0]
-                score = [
-                    float(torch.nanmean((self.candidates[i].utilities[0] - first) / first.abs()))
-                    for i in indices
-                ]
-                return indices[int(np.argmax(score))]
+                return indices
         raise ValueError("The run holds no plain candidate to compare with.")
+
+    def _best_plain(self) -> tuple[int, float]:
+        """The plain candidate of the highest utility, and by how much that choice flatters it.
+
+        The best of several looks better than it is. The excess is what a bootstrap sees when it
+        repeats the choice on other weights of the rows: there minus here, relative to the mean of
+        all (Efron 1983, the optimism of a choice).
+        """
+        indices = self._plain_candidates()
+        u = torch.stack([self.candidates[i].utilities for i in indices])
+        change = torch.nanmean((u - u[0, 0]) / u[0, 0].abs(), 2)
+        ahead = change - change.mean(0)
+        best = ahead.argmax(0)
+        optimism = ahead[:, 1:].max(0).values - ahead[best[1:], 0]
+        return indices[int(best[0])], max(0.0, float(optimism.mean()))
 
     def _point(self, i: int, c: Candidate, reference: Candidate) -> Point:
         change = (c.utilities - reference.utilities) / reference.utilities.abs()
-        overall = torch.nanmean(change, 1)
+        overall = torch.nanmean(change, 1) + (0.0 if i == self.plain else self.optimism)
         low = float(torch.quantile(overall[1:], 1 - self.confidence))
         names = [t.name for t in self.ledger.layout.tasks]
         gaps = self.yardstick.gaps(self.ledger.rates(c.moments.sums))
