@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fairmt.constants import Constant
+from fairmt.gradients import with_gradients
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger
 from fairmt.moments import Moments
+
+UNKNOWN = Constant(torch.tensor(-torch.inf))
+"""Benefit and slack of entries that nothing is known of."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,15 @@ class Aggregate:
     violations: Tensor
     shares: Tensor
     known: Tensor
+
+
+class _Gaps(NamedTuple):
+    """Signed violations, and what they were computed from."""
+
+    slack: Tensor
+    benefits: Tensor | None
+    best: Tensor | None
+    deviation: Tensor | None
 
 
 class Constraint:
@@ -105,16 +120,27 @@ class Constraint:
         self.directionality, self.sharpness = directionality, sharpness
         self.min_evidence, self.standard_errors = min_evidence, standard_errors
         self.floor_slack = floor_slack
-        self.epsilon = _tolerances(ledger, tolerance)
-        self._orientation = ledger.orientation
-        self._oriented = ledger.orientation != 0
-        self._mixed = bool(self._oriented.any()) and not bool(self._oriented.all())
-        self._pooled_centre = ~ledger.centred_at_zero
-        self._partition = groups.partition_of_group()
-        self._n_partitions = len(groups.partitions)
-        self._log_weight = _weights(ledger, groups).log()
-        self._bounded = ledger.bounded
+        oriented = ledger.orientation != 0
+        self._any_oriented, self._all_oriented = bool(oriented.any()), bool(oriented.all())
+        partition = groups.partition_of_group()
+        self._tolerance = Constant(_tolerances(ledger, tolerance))
+        self._orientation = Constant(ledger.orientation)
+        self._unoriented = Constant(~oriented)
+        self._pooled_centre = Constant(~ledger.centred_at_zero)
+        self._bounded = Constant(ledger.bounded)
+        self._weight = Constant(_weights(ledger, groups))
+        self._partition = Constant(partition)
+        self._members = Constant(groups.members_of_partitions())
+        # One group suffices where the comparison is with a centre.
+        self._n_needed = Constant(1.0 + oriented.double())
+        # (G, G): 1 where two groups are compared; a product with it sums over partitions.
+        self._compared = Constant((partition[:, None] == partition).double())
         self.set_floors(floors)
+
+    @property
+    def epsilon(self) -> Tensor:
+        """Tolerance of every statistic, (J,)."""
+        return self._tolerance.value
 
     def set_floors(self, floors: Tensor | None) -> None:
         """Fix the do-no-harm floors, benefits (G, J); None removes them."""
@@ -128,22 +154,17 @@ class Constraint:
 
         A statistic without orientation is compared with everybody, so one group suffices.
         """
-        enough = evidence[1:] >= self.min_evidence
-        per_partition = enough.new_zeros(
-            (self._n_partitions, enough.shape[1]), dtype=torch.int64
-        ).index_add(0, self._partition, enough.long())
-        return enough & ((per_partition[self._partition] >= 2) | ~self._oriented)
+        own = evidence[1:]
+        enough = torch.ge(own, self.min_evidence, out=torch.empty_like(own))
+        n_compared = (self._compared.like(own) @ enough).mul_(enough)
+        return n_compared >= self._n_needed.like(own)
 
     def reference(self, benefits: Tensor, known: Tensor) -> Tensor:
         """r of every group's attribute: the best known benefit, (G, J)."""
-        masked = torch.where(known, benefits, -torch.inf)
-        best = torch.full(
-            (self._n_partitions, benefits.shape[1]),
-            -torch.inf,
-            device=benefits.device,
-            dtype=benefits.dtype,
-        ).scatter_reduce(0, self._partition[:, None].expand_as(masked), masked, "amax")
-        return best[self._partition]
+        masked = torch.where(known, benefits, UNKNOWN.like(benefits))
+        members, partition = self._members.on(masked.device), self._partition.on(masked.device)
+        best = masked.index_select(0, members.view(-1)).view(*members.shape, -1).amax(1)
+        return best.index_select(0, partition)
 
     def slack(self, rates: Tensor, known: Tensor, evidence: Tensor | None = None) -> Tensor:
         """Signed violation before ``[·]₊``, (G, J); -inf where unknown.
@@ -154,82 +175,135 @@ class Constraint:
         known : Tensor (G, J) of bool.
         evidence : Tensor (1 + G, J), needed with `standard_errors`.
         """
-        q = rates[1:]
-        parts = None
-        if bool(self._oriented.any()):
-            benefits = self._orientation * q
+        return self._gaps(rates, known, evidence).slack
+
+    def _gaps(self, rates: Tensor, known: Tensor, evidence: Tensor | None) -> _Gaps:
+        benefits = best = deviation = None
+        if self._any_oriented:
+            benefits = self._orientation.like(rates) * rates[1:]
             best = self.reference(benefits, known)
-            if self.directionality == 1:
-                best = best.detach()
-            elif self.directionality > 0:
-                a = self.directionality
-                best = (1 - a) * best + a * best.detach()
-            parts = best - benefits
-        if self._mixed or parts is None:
-            centre = torch.where(self._pooled_centre, rates[0], 0.0).detach()
-            deviation = (q - centre).abs()
-            parts = deviation if parts is None else torch.where(self._oriented, parts, deviation)
-        slack = parts - self.epsilon
+            # The direction shows in the gradient alone.
+            reference = best
+            if best.requires_grad:
+                reference = torch.lerp(best, best.detach(), self.directionality)
+            parts = reference - benefits
+        if not self._all_oriented:
+            centre = rates[0].detach() * self._pooled_centre.like(rates)
+            deviation = rates[1:] - centre
+            two_sided = deviation.abs()
+            if self._any_oriented:
+                two_sided = torch.where(self._unoriented.on(rates.device), two_sided, parts)
+            parts = two_sided
+        slack = parts - self._tolerance.like(rates)
         if self.standard_errors > 0 and evidence is not None:
             slack = slack - self.standard_errors * self._error_of_gap(rates.detach(), evidence)
-        return torch.where(known, slack, -torch.inf)
+        slack = torch.where(known, slack, UNKNOWN.like(rates))
+        return _Gaps(slack, benefits, best, deviation)
+
+    def _benefits(self, rates: Tensor) -> Tensor:
+        return self._orientation.like(rates) * rates[1:]
 
     def _error_of_gap(self, rates: Tensor, evidence: Tensor) -> Tensor:
         """Standard error of the difference to the reference, 0 for unbounded statistics."""
         # Two successes and two failures are added so that a rate of 0 or 1 has an error too.
         n = evidence + 4.0
         p = (rates.clamp(0, 1) * evidence + 2.0) / n
-        variance = torch.where(self._bounded, p * (1 - p) / n, 0.0)
+        variance = torch.where(self._bounded.on(rates.device), p * (1 - p) / n, 0.0)
         own = variance[1:]
-        benefits = torch.where(
-            evidence[1:] >= self.min_evidence, self._orientation * rates[1:], -1e9
-        )
-        best = self.reference(benefits, torch.ones_like(benefits, dtype=torch.bool))
-        is_best = (benefits == best).to(own.dtype)
-        of_best = torch.zeros(
-            (self._n_partitions, own.shape[1]), device=own.device, dtype=own.dtype
-        ).scatter_reduce(0, self._partition[:, None].expand_as(own), own * is_best, "amax")
-        other = torch.where(self._oriented, of_best[self._partition], variance[0])
-        return torch.where(is_best.bool() & self._oriented, 0.0, (own + other).sqrt())
+        oriented = ~self._unoriented.on(rates.device)
+        benefits = torch.where(evidence[1:] >= self.min_evidence, self._benefits(rates), -1e9)
+        everything = torch.ones_like(benefits, dtype=torch.bool)
+        is_best = benefits == self.reference(benefits, everything)
+        of_best = self.reference(own * is_best.to(own.dtype), everything)
+        other = torch.where(oriented, of_best, variance[0])
+        return torch.where(is_best & oriented, 0.0, (own + other).sqrt())
 
     def violations(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Violations and which are known; with floors, their entries stand below: (G or 2G, J)."""
         rates, evidence = self.ledger.rates(moments.sums), moments.evidence
         known = self.known(evidence)
-        v = torch.relu(self.slack(rates, known, evidence))
+        slack, known = self._with_floors(self.slack(rates, known, evidence), known, rates, evidence)
+        return torch.relu(slack), known
+
+    def _with_floors(
+        self, slack: Tensor, known: Tensor, rates: Tensor, evidence: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self.floors is None:
-            return v, known
-        has_floor = ~self.floors.isnan() & self._oriented & (evidence[1:] >= self.min_evidence)
-        fall = self.floors - self._orientation * rates[1:] - self.floor_slack
+            return slack, known
+        floors = self.floors.to(rates)
+        oriented = ~self._unoriented.on(rates.device)
+        has_floor = ~floors.isnan() & oriented & (evidence[1:] >= self.min_evidence)
+        fall = floors - self._benefits(rates) - self.floor_slack
         return (
-            torch.cat([v, torch.relu(torch.where(has_floor, fall, 0.0))]),
+            torch.cat([slack, torch.where(has_floor, fall, -torch.inf)]),
             torch.cat([known, has_floor]),
         )
 
     def aggregate(self, moments: Moments) -> Aggregate:
         """The smooth worst case over the known entries; 0 where nothing is known."""
-        v, known = self.violations(moments)
-        log_w = self._log_weight
-        if len(v) != len(log_w):
-            log_w = torch.cat([log_w, log_w])
-        log_w = torch.where(known, log_w, -torch.inf)
-        total = torch.logsumexp(log_w.flatten(), 0)
-        if not bool(total > -torch.inf):
-            zero = moments.sums.sum() * 0.0
-            return Aggregate(zero, v.detach(), torch.zeros_like(v), known)
-        log_w = log_w - total
-        kappa = self.sharpness
+        rates = self.ledger.rates(moments.sums)
+        found, gradient = self.judge(rates.detach(), moments.evidence)
+        if not rates.requires_grad:
+            return found
+        return replace(found, value=with_gradients(found.value, [rates], [gradient]))
+
+    @torch.no_grad()
+    def judge(self, rates: Tensor, evidence: Tensor) -> tuple[Aggregate, Tensor]:
+        """The aggregate, and its derivative by the rates (1 + G, J), in closed form."""
+        compared = self.known(evidence)
+        gaps = self._gaps(rates, compared, evidence)
+        slack, known = self._with_floors(gaps.slack, compared, rates, evidence)
+        v = torch.relu(slack)
+        value, shares = self._worst_case(v, known)
+        pull = shares * (slack > 0)
+        return Aggregate(value, v, shares, known), self._gradient(gaps, compared, pull)
+
+    def _worst_case(self, v: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """``(1/κ) log Σ ω exp(κ v)`` over the known entries, and its derivative, the shares.
+
+        Both are 0 where nothing is known, since v then is 0 throughout.
+        """
+        kappa, tiny = self.sharpness, torch.finfo(v.dtype).tiny
+        largest = v.max()
         if math.isinf(kappa):
-            value = v.max()
-            shares = (v == value).to(v.dtype) / (v == value).sum()
-        elif kappa == 0:
-            shares = log_w.exp()
-            value = (shares * v).sum()
-        else:
-            scaled = (kappa * v + log_w).flatten()
-            value = torch.logsumexp(scaled, 0) / kappa
-            shares = torch.softmax(scaled.detach(), 0).view_as(v)
-        return Aggregate(value, v.detach(), shares.detach(), known)
+            worst = ((v == largest) & known).to(v.dtype)
+            return largest, worst / worst.sum().clamp(min=1)
+        weight = self._weight.like(v)
+        if len(v) != len(weight):
+            weight = torch.cat([weight, weight])
+        weight = weight * known
+        total = weight.sum().clamp_(min=tiny)
+        if kappa == 0:
+            shares = weight / total
+            return (shares * v).sum(), shares
+        # The largest exponent is 0, so that nothing overflows.
+        shares = (v - largest).mul_(kappa).exp_().mul_(weight)
+        mass = shares.sum().clamp_(min=tiny)
+        return largest + (mass / total).log_() / kappa, shares.div_(mass)
+
+    def _gradient(self, gaps: _Gaps, known: Tensor, pull: Tensor) -> Tensor:
+        """Derivative by the rates, given the derivative by every slack (`pull`)."""
+        n = self.groups.n_groups
+        of_gap = pull[:n]
+        gradient = pull.new_zeros(1 + n, pull.shape[1])
+        of_rates = gradient[1:]
+        if gaps.benefits is not None and gaps.best is not None:
+            if self.directionality < 1:
+                # The best-served groups feel (1 - α) of the others' pull, and share it.
+                is_best = torch.eq(gaps.benefits, gaps.best, out=torch.empty_like(gaps.best))
+                is_best *= known
+                compared = self._compared.like(pull)
+                on_best = (compared @ of_gap).mul_(is_best)
+                on_best.div_((compared @ is_best).clamp_(min=1))
+                torch.sub((1 - self.directionality) * on_best, of_gap, out=of_rates)
+            else:
+                of_rates -= of_gap
+            if self.floors is not None:
+                of_rates -= pull[n:]
+            of_rates *= self._orientation.like(pull)
+        if gaps.deviation is not None:
+            of_rates += of_gap * gaps.deviation.sign() * self._unoriented.like(pull)
+        return gradient
 
     def worst_slack(self, moments: Moments) -> float:
         """``S = max (r - b - ε)`` over the known entries: negative inside the tolerance."""
@@ -255,19 +329,13 @@ class Constraint:
                 Entry(
                     statistic.task,
                     statistic.name,
-                    self.groups.partitions[int(self._partition[g])].name,
+                    self.groups.partitions[int(self._partition.value[g])].name,
                     self.groups.names[g],
                     float(v[g, j]),
                     float(shares[g, j]),
                 )
             )
         return entries
-
-    def to(self, device: torch.device | str) -> Constraint:
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.to(device))
-        return self
 
 
 def _tolerances(ledger: Ledger, tolerance: float | Mapping[str, float]) -> Tensor:
@@ -287,15 +355,15 @@ def _tolerances(ledger: Ledger, tolerance: float | Mapping[str, float]) -> Tenso
     for value in values:
         if not value >= 0 or math.isinf(value):
             raise ValueError(f"tolerance must be a number, 0 or more. Found {value}.")
-    return torch.tensor(values, dtype=torch.float32)
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _weights(ledger: Ledger, groups: Groups) -> Tensor:
     """ω (G, J), summing to 1 if every entry is known."""
     n_statistics = torch.bincount(ledger.task_index, minlength=len(ledger.layout.tasks))
-    task_weight = torch.tensor([t.weight for t in ledger.layout.tasks])
+    task_weight = torch.tensor([t.weight for t in ledger.layout.tasks], dtype=torch.float64)
     per_statistic = (task_weight / n_statistics.clamp(min=1))[ledger.task_index]
     sizes = torch.tensor([p.groups.stop - p.groups.start for p in groups.partitions])
     per_group = 1.0 / (len(groups.partitions) * sizes[groups.partition_of_group()])
     omega = per_group[:, None] * per_statistic[None, :]
-    return (omega / omega.sum()).float()
+    return omega / omega.sum()

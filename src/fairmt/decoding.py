@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,46 @@ def target_name(task: Task, output: str) -> str:
     return task.name if task.n_outputs == 1 else f"{task.name}.{output}"
 
 
-def decision_columns(layout: Layout, outputs: Tensor, offsets: Tensor) -> dict[str, np.ndarray]:
-    """``task`` the class, ``task.LABEL`` 0 or 1, ``task`` or ``task.COLUMN`` the value."""
+def label_types(frame: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, str]:
+    """'int', 'float' or 'bool' for class tasks whose labels are no text."""
+    kinds = {"i": "int", "u": "int", "f": "float", "b": "bool"}
+    found = {}
+    for task in tasks:
+        if task.kind == "classification":
+            column = frame[task.columns[0]]
+            kind = kinds.get(getattr(column.dtype, "kind", "O"))
+            if kind == "float" and all(float(o).is_integer() for o in task.outputs):
+                # Whole numbers with gaps are floats in pandas.
+                kind = "int" if column.isna().any() else "float"
+            if kind is not None:
+                found[task.name] = kind
+    return found
+
+
+def _classes(task: Task, kind: str | None) -> np.ndarray:
+    """The classes as they stood in the training table."""
+    if kind == "bool":
+        return np.array([o == "True" for o in task.outputs])
+    if kind == "int":
+        return np.array([int(o) for o in task.outputs])
+    if kind == "float":
+        return np.array([float(o) for o in task.outputs])
+    return np.asarray(task.outputs, dtype=object)
+
+
+def decision_columns(
+    layout: Layout, outputs: Tensor, offsets: Tensor, types: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """``task`` the class, ``task.LABEL`` 0 or 1, ``task`` or ``task.COLUMN`` the value.
+
+    `types` are those of `label_types`: classes come back as what they were.
+    """
     decisions = decide(layout, outputs, offsets)
     columns: dict[str, np.ndarray] = {}
     for task in layout.tasks:
         own = decisions[:, layout.outputs[task.name]]
         if task.kind == "classification":
-            columns[task.name] = np.asarray(task.outputs, dtype=object)[own.argmax(1).numpy()]
+            columns[task.name] = _classes(task, types.get(task.name))[own.argmax(1).numpy()]
         elif task.kind == "detection":
             for k, label in enumerate(task.outputs):
                 columns[f"{task.name}.{label}"] = own[:, k].numpy().astype(int)
@@ -36,13 +69,15 @@ def decision_columns(layout: Layout, outputs: Tensor, offsets: Tensor) -> dict[s
     return columns
 
 
-def prediction_columns(layout: Layout, outputs: Tensor, offsets: Tensor) -> dict[str, Any]:
+def prediction_columns(
+    layout: Layout, outputs: Tensor, offsets: Tensor, types: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything about every row, in the columns that `fairmt.audit` reads.
 
     Classification: ``task`` and ``task.CLASS``; detection: ``task.LABEL`` and
     ``task.LABEL.decision``; regression: ``task`` or ``task.COLUMN``.
     """
-    decisions = decision_columns(layout, outputs, offsets)
+    decisions = decision_columns(layout, outputs, offsets, types)
     p = probabilities(layout, outputs.double()).numpy()
     columns: dict[str, Any] = {}
     for task in layout.tasks:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from fairmt.decisions import Recalibration
 from fairmt.decoding import (
     decision_columns,
+    label_types,
     prediction_columns,
     probability_frames,
     rule_in_numbers,
@@ -37,6 +39,12 @@ PARTS = ("train", "calibration", "validation")
 KIND = "fairmt.learner/1"
 STEPS = 800
 """Optimiser steps of the warm-up, and of the path, where epochs are not given."""
+
+
+def _has_probabilities(learner: FairMTLearner) -> bool:
+    """Regression alone has none; before fitting nobody knows."""
+    layout = getattr(learner, "_layout", None)
+    return layout is None or any(t.kind != "regression" for t in layout.tasks)
 
 
 class FairMTLearner(BaseEstimator):
@@ -162,6 +170,13 @@ class FairMTLearner(BaseEstimator):
         self.checkpoint = checkpoint
         self.progress = progress
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
+
     # -- fitting ----------------------------------------------------------------------------
 
     def fit(
@@ -222,6 +237,7 @@ class FairMTLearner(BaseEstimator):
         if table.names_in is not None:
             self.feature_names_in_ = np.asarray(table.names_in, dtype=object)
         self._single = table.single
+        self._label_types = label_types(table.frame, schema.tasks)
         return self
 
     def _fit_stream(self, table: Any, given: Mapping[str, Any]) -> FairMTLearner:
@@ -234,6 +250,7 @@ class FairMTLearner(BaseEstimator):
         self.n_features_in_ = len(stream.schema.feature_names)
         self.feature_names_in_ = np.asarray(stream.schema.feature_names, dtype=object)
         self._single = False
+        self._label_types = {}
         return self
 
     def _fit(self, schema: Any, tables: Mapping[str, Any], source: Source | None = None) -> None:
@@ -292,8 +309,9 @@ class FairMTLearner(BaseEstimator):
             if self.floors is not None:
                 settings["floor_slack"] = self.floors
         step = kind(**settings | dict(self.options or {}))
-        step.setup(self._network(schema), schema.groups, train)
         self._check_settings(step)
+        step.setup(self._network(schema), schema.groups, train)
+        self._check_notions(step)
         self.proxies_ = proxy_strength(train.features, train.attributes, schema.groups)
         warn_of_proxies(self.proxies_, schema.attributes_as_inputs)
         return step
@@ -350,6 +368,10 @@ class FairMTLearner(BaseEstimator):
             return
         if self.controller == "dual" and self.tolerance is None:
             raise ValueError("controller='dual' looks for a tolerance; give tolerance=.")
+
+    def _check_notions(self, step: StepMethod) -> None:
+        if not isinstance(step, FairMT):
+            return
         left_out = [t.name for t in self._layout.tasks if not step.ledger.notions[t.name]]
         if left_out:
             warnings.warn(
@@ -430,16 +452,23 @@ class FairMTLearner(BaseEstimator):
 
         from fairmt.frames import row_index
 
-        columns = decision_columns(self._layout, self.outputs(X), self._rule())
+        outputs = self.outputs(X)
+        columns = decision_columns(self._layout, outputs, self._rule(), self._label_types)
         if self._single and len(columns) == 1:
             return next(iter(columns.values()))
         return pd.DataFrame(columns, index=row_index(X))
 
-    def predict_proba(self, X: Any) -> dict[str, pd.DataFrame]:
-        """Probabilities of classes and labels, a frame per task (N, K)."""
+    @available_if(_has_probabilities)
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of classes and labels, a frame per task (N, K).
+
+        A learner that was fitted with a plain array `y` (N,) gives an array (N, K).
+        """
         from fairmt.frames import row_index
 
-        return probability_frames(self._layout, self.outputs(X), row_index(X))
+        outputs = self.outputs(X)
+        frames = probability_frames(self._layout, outputs, row_index(X))
+        return next(iter(frames.values())).to_numpy() if self._single else frames
 
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Everything about every row, in the columns that `fairmt.audit` reads.
@@ -451,7 +480,8 @@ class FairMTLearner(BaseEstimator):
 
         from fairmt.frames import row_index
 
-        columns = prediction_columns(self._layout, self.outputs(X), self._rule())
+        outputs = self.outputs(X)
+        columns = prediction_columns(self._layout, outputs, self._rule(), self._label_types)
         return pd.DataFrame(columns, index=row_index(X))
 
     def decision_rule(self) -> dict[str, dict[str, float]]:
@@ -460,6 +490,7 @@ class FairMTLearner(BaseEstimator):
         Labels: the probability from which on the answer is yes. Classes: the factor by which each
         probability is multiplied before the largest wins.
         """
+        check_is_fitted(self, "model_")
         return rule_in_numbers(self._layout, self._rule())
 
     def score(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> float:
@@ -531,6 +562,7 @@ class FairMTLearner(BaseEstimator):
                 "reached": self.choice_.reached,
                 "proxies": dict(self.proxies_),
                 "single": self._single,
+                "label_types": dict(self._label_types),
                 "n_features_in": self.n_features_in_,
                 "names_in": list(getattr(self, "feature_names_in_", [])) or None,
             },
@@ -564,6 +596,7 @@ class FairMTLearner(BaseEstimator):
         learner.proxies_ = state["proxies"]
         learner._use(candidates[state["chosen"]])
         learner._single = state["single"]
+        learner._label_types = state["label_types"]
         learner.n_features_in_ = state["n_features_in"]
         if state["names_in"] is not None:
             learner.feature_names_in_ = np.asarray(state["names_in"], dtype=object)

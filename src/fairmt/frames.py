@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pandas as pd
 import torch
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from fairmt.data.schema import BAND_FROM
-from fairmt.data.table import read_table
+from fairmt.data.attributes import BAND_FROM
+from fairmt.data.labels import complete_task, label_values
+from fairmt.data.table import as_text, read_table, require_column
 from fairmt.tasks import KINDS, Classification, Detection, Layout, Regression, Task
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ def assemble(
     ValueError
         For inputs of different lengths, or names that clash.
     """
-    tasks = None if learner.tasks is None else tuple(parse_task(t) for t in learner.tasks)
-    if y is None and sensitive_features is None and isinstance(X, pd.DataFrame | str):
+    tasks = parse_tasks(learner)
+    if y is None and sensitive_features is None and is_table(X):
         if tasks is None:
             raise ValueError("Name the tasks: FairMTLearner(tasks=[...]), or give y.")
         return _from_one_frame(learner, read_table(X), tasks, sample_weight, groups)
@@ -68,33 +70,34 @@ def assemble(
         )
     frame, names = _features(X)
     n_features = frame.shape[1]
-    labels, single = _labels(y, len(frame))
+    labels, single = _labels(y, tasks or ())
     attributes = _attributes(learner, sensitive_features, frame)
-    _check_lengths(frame, labels=labels, sensitive_features=attributes)
+    _check_lengths(frame, y=labels, sensitive_features=attributes)
     if tasks is None:
         tasks = tuple(infer_task(labels[c]) for c in labels)
-    frame = frame.reset_index(drop=True)
     features = learner.features
     if features is None:
-        outside = {*attributes.columns, *(c for c in labels if names is None), *learner.drop}
+        outside = {*attributes.columns, *learner.drop, learner.weight, learner.split_by}
         features = [str(c) for c in frame if c not in outside]
     elif names is None:
         raise ValueError("features names columns, but X is an array without names.")
-    for other, what in ((labels, "y"), (attributes, "sensitive_features")):
-        for column in other:
-            if column in frame and what == "y":
-                raise ValueError(f"Column '{column}' stands in both X and y.")
-            frame[column] = other[column].to_numpy()
-    weight, split_by = learner.weight, learner.split_by
-    if sample_weight is not None:
-        weight = "sample_weight"
-        frame[weight] = _column(sample_weight, len(frame), "sample_weight")
-    if groups is not None:
-        split_by = "groups"
-        frame[split_by] = _column(groups, len(frame), "groups")
+    frame = frame.reset_index(drop=True)
+    for column in labels:
+        if column in frame:
+            raise ValueError(f"Column '{column}' stands in both X and y.")
+        frame[column] = labels[column].to_numpy()
+    for column in attributes:
+        own = attributes[column].reset_index(drop=True)
+        if column in features and not _same(own, frame[column]):
+            raise ValueError(
+                f"Column '{column}' stands in X and in sensitive_features with different values; "
+                "rename one of them."
+            )
+        frame[column] = own
+    weight, split_by = _with_roles(learner, frame, sample_weight, groups)
     return Table(
         frame,
-        tasks,
+        tuple(_with_classes(t, frame) for t in tasks),
         tuple(attributes.columns),
         features,
         weight,
@@ -112,23 +115,71 @@ def _from_one_frame(
     sample_weight: Any,
     groups: Any,
 ) -> Table:
-    weight, split_by = learner.weight, learner.split_by
     frame = frame.reset_index(drop=True)
-    taken = {c for t in tasks for c in t.columns} | set(learner.sensitive) | set(learner.drop)
-    taken |= {c for c in (weight, split_by) if c is not None}
-    features = learner.features
-    if features is None:
-        features = [str(c) for c in frame if c not in taken]
-    if sample_weight is not None:
-        weight = "sample_weight"
-        frame[weight] = _column(sample_weight, len(frame), weight)
-    if groups is not None:
-        split_by = "groups"
-        frame[split_by] = _column(groups, len(frame), split_by)
-    names = [str(f) for f in features]
+    features = features_of(learner, frame, tasks)
+    names = list(features)
+    weight, split_by = _with_roles(learner, frame, sample_weight, groups)
+    tasks = tuple(_with_classes(t, frame) for t in tasks)
     return Table(
         frame, tasks, tuple(learner.sensitive), features, weight, split_by, False, len(names), names
     )
+
+
+def is_table(X: Any) -> bool:
+    """Whether X is a frame or the path of one, and no bare array."""
+    return isinstance(X, pd.DataFrame | str | Path) or hasattr(X, "to_pandas")
+
+
+def features_of(
+    learner: FairMTLearner, frame: pd.DataFrame, tasks: Sequence[Task]
+) -> Sequence[str] | Mapping[str, str]:
+    """The learner's features; by default every column of one frame that has no other role."""
+    if learner.features is not None:
+        return learner.features
+    taken = {c for t in tasks for c in t.columns} | {*learner.sensitive, *learner.drop}
+    taken |= {c for c in (learner.weight, learner.split_by) if c is not None}
+    return [str(c) for c in frame if c not in taken]
+
+
+def _with_roles(
+    learner: FairMTLearner, frame: pd.DataFrame, sample_weight: Any, groups: Any
+) -> tuple[str | None, str | None]:
+    """The columns of weights and units; arrays that were passed are added under a free name."""
+    names = []
+    for own, given, name in (
+        (learner.weight, sample_weight, "sample_weight"),
+        (learner.split_by, groups, "groups"),
+    ):
+        if given is not None:
+            array = np.asarray(given)
+            if array.shape != (len(frame),):
+                raise ValueError(f"{name} must be ({len(frame)},). Found shape {array.shape}.")
+            own = name
+            while own in frame:
+                own += "_"
+            frame[own] = array
+        elif own is not None:
+            require_column(frame, own)
+        names.append(own)
+    return names[0], names[1]
+
+
+def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
+    """Name the classes that all rows have, so that a rare one may be absent from training rows."""
+    if task.outputs:
+        return task
+    for column in task.columns:
+        require_column(frame, column)
+    return complete_task(task, frame)
+
+
+def parse_tasks(learner: FairMTLearner) -> tuple[Task, ...] | None:
+    """The learner's tasks, and a check of its lists of names."""
+    for name in ("tasks", "sensitive", "drop"):
+        value = getattr(learner, name)
+        if isinstance(value, str | Task):
+            raise ValueError(f"{name} must be a list; write {name}=[{value!r}].")
+    return None if learner.tasks is None else tuple(parse_task(t) for t in learner.tasks)
 
 
 def parse_task(spec: Task | str) -> Task:
@@ -150,6 +201,10 @@ def parse_task(spec: Task | str) -> Task:
     if kind not in KINDS:
         raise ValueError(f"Task {spec!r}: kind must be one of {sorted(KINDS)}. Found {kind!r}.")
     columns = tuple(unquote(c) for c in split_quoted(parts[2], ",")) if len(parts) == 3 else ()
+    if "" in columns:
+        raise ValueError(f"Task {spec!r}: a column without a name.")
+    if kind == "classification" and len(columns) > 1:
+        raise ValueError(f"Task {spec!r}: a classification has one column. Found {list(columns)}.")
     if kind == "classification":
         return Classification(name, columns=columns)
     if kind == "detection":
@@ -201,7 +256,8 @@ def _features(X: Any) -> tuple[pd.DataFrame, list[str] | None]:
     return pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])]), None
 
 
-def _labels(y: Any, n: int) -> tuple[pd.DataFrame, bool]:
+def _labels(y: Any, tasks: Sequence[Task]) -> tuple[pd.DataFrame, bool]:
+    """The columns of y, and whether it was one plain array."""
     if hasattr(y, "to_pandas") and not isinstance(y, pd.DataFrame | pd.Series):
         y = y.to_pandas()
     if isinstance(y, pd.DataFrame):
@@ -209,14 +265,22 @@ def _labels(y: Any, n: int) -> tuple[pd.DataFrame, bool]:
     if isinstance(y, pd.Series):
         return y.to_frame(str(y.name) if y.name is not None else "y"), True
     if isinstance(y, Mapping):
-        columns = {}
+        own = {t.name: t.columns for t in tasks}
+        columns: dict[str, np.ndarray] = {}
         for name, values in y.items():
             array = np.asarray(values)
-            if array.ndim == 1:
-                columns[str(name)] = array
-            else:
-                columns |= {f"{name}.{k}": array[:, k] for k in range(array.shape[1])}
-        return pd.DataFrame(columns), False
+            if array.ndim not in (1, 2):
+                raise ValueError(f"y[{name!r}] must be (N,) or (N, K). Found shape {array.shape}.")
+            array = array.reshape(len(array), -1)
+            given = tuple(f"{name}.{k}" for k in range(array.shape[1]))
+            names = own.get(str(name), (str(name),) if array.shape[1] == 1 else given)
+            if len(names) != array.shape[1]:
+                raise ValueError(
+                    f"y[{name!r}] has {array.shape[1]} columns; task '{name}' has "
+                    f"{len(names)}, {list(names)}."
+                )
+            columns |= {c: array[:, k] for k, c in enumerate(names)}
+        return _equally_long(columns, "y"), False
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
         from sklearn.exceptions import DataConversionWarning
@@ -243,7 +307,8 @@ def _attributes(learner: FairMTLearner, given: Any, frame: pd.DataFrame) -> pd.D
             raise ValueError(f"Sensitive attributes {missing} are neither in X nor passed.")
         return frame[list(learner.sensitive)].copy()
     if isinstance(given, Mapping):
-        return pd.DataFrame({str(k): np.asarray(v) for k, v in given.items()})
+        columns = {str(k): np.asarray(v) for k, v in given.items()}
+        return _equally_long(columns, "sensitive_features")
     if isinstance(given, pd.DataFrame):
         return given.rename(columns=str)
     if isinstance(given, pd.Series):
@@ -258,6 +323,11 @@ def _attributes(learner: FairMTLearner, given: Any, frame: pd.DataFrame) -> pd.D
     return pd.DataFrame(dict(zip(names, array.T, strict=True)))
 
 
+def _same(a: pd.Series, b: pd.Series) -> bool:
+    a, b = as_text(a), as_text(b)
+    return bool(((a == b) | (a.isna() & b.isna())).all())
+
+
 def _check_lengths(frame: pd.DataFrame, **others: pd.DataFrame) -> None:
     for name, other in others.items():
         if other.shape[1] and len(other) != len(frame):
@@ -266,34 +336,52 @@ def _check_lengths(frame: pd.DataFrame, **others: pd.DataFrame) -> None:
             )
 
 
-def _column(values: Any, n: int, name: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise ValueError(f"{name} must be ({n},). Found shape {array.shape}.")
-    return array
+def _equally_long(columns: Mapping[str, np.ndarray], what: str) -> pd.DataFrame:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"inconsistent numbers of samples in {what}: {lengths}.")
+    return pd.DataFrame(columns)
 
 
 def as_features(learner: FairMTLearner, X: Any) -> pd.DataFrame:
     """X at prediction, as a frame with the names of `fit`."""
     check_is_fitted(learner, "model_")
-    if isinstance(X, pd.DataFrame) or hasattr(X, "to_pandas"):
-        return read_table(X).rename(columns=str)
+    names = getattr(learner, "feature_names_in_", None)
+    if is_table(X):
+        frame = read_table(X)
+        if names is not None:
+            return frame
+        # Fitted on a bare array: columns count by their place.
+        X = frame.to_numpy()
     array = check_array(X, dtype="numeric", ensure_all_finite="allow-nan")
     if array.shape[1] != learner.n_features_in_:
         raise ValueError(
             f"X has {array.shape[1]} features, but {type(learner).__name__} is expecting "
             f"{learner.n_features_in_} features as input."
         )
-    return pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    if names is None:
+        names = [f"x{i}" for i in range(array.shape[1])]
+    return pd.DataFrame(array, columns=list(names))
+
+
+def row_index(X: Any) -> pd.Index | None:
+    """The index that predictions for X carry."""
+    return X.index if isinstance(X, pd.DataFrame) else None
 
 
 def labels_of(learner: FairMTLearner, X: Any, y: Any) -> torch.Tensor:
     """Packed labels (N, L) from `y`, or from the frame that holds everything."""
-    from fairmt.data.schema import label_values
-
-    frame = read_table(X) if y is None else _labels(y, 0)[0]
-    layout = Layout(learner.schema_.tasks)
+    tasks = learner.schema_.tasks
+    layout = Layout(tasks)
+    if y is None:
+        frame = read_table(X)
+    else:
+        frame, single = _labels(y, tasks)
+        if single and len(tasks) == 1 and len(tasks[0].columns) == 1:
+            frame.columns = list(tasks[0].columns)
     packed = torch.full((len(frame), layout.n_labels), torch.nan)
     for task in layout.tasks:
+        for column in task.columns:
+            require_column(frame, column)
         packed[:, layout.labels[task.name]] = torch.from_numpy(label_values(task, frame)).float()
     return packed

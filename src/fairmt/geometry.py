@@ -5,9 +5,10 @@ included. On representation z (B rows) and heads φ their Gramian is
 
     K[t, s] = B·⟨∂_z ℓ_t, ∂_z ℓ_s⟩ + ρ·[t = s]·‖∂_φt ℓ_t‖²
 
-where the factor B makes ρ independent of the batch size. A small program on K alone weights the
-objectives. This formulation is the library's own. Two limits: agreement at (z, φ) is not agreement
-in the encoder's weights, and tasks labelled on disjoint rows are orthogonal at z.
+where the factor B, the rows with any label, makes ρ independent of the batch size. A small program
+on K alone weights the objectives. This formulation is the library's own. Two limits: agreement at
+(z, φ) is not agreement in the encoder's weights, and tasks labelled on disjoint rows are orthogonal
+at z.
 """
 
 from __future__ import annotations
@@ -36,27 +37,29 @@ def linear_gramian(delta: Tensor, weight: Tensor, owner: Tensor, n_tasks: int) -
     if n_tasks != len(owner):
         products = products.new_zeros(n_tasks, len(owner)).index_add_(0, owner, products)
         products = products.new_zeros(n_tasks, n_tasks).index_add_(1, owner, products)
-    elif not _is_identity(owner):
-        products = torch.zeros_like(products).index_put_((owner[:, None], owner[None, :]), products)
-    return products * len(delta)
-
-
-def _is_identity(owner: Tensor) -> bool:
-    return bool((owner.diff() == 1).all())
+    else:
+        order = owner.argsort()
+        products = products.index_select(0, order).index_select(1, order)
+    return products.mul_(_counting_rows(delta))
 
 
 def gramian(gradients: list[Tensor]) -> Tensor:
     """``B·⟨g_t, g_s⟩`` from gradients at the representation, each with B rows."""
     flat = torch.stack([g.flatten() for g in gradients])
-    return (flat @ flat.T) * len(gradients[0])
+    return (flat @ flat.T) * _counting_rows(torch.cat(gradients, 1))
+
+
+def _counting_rows(gradient: Tensor) -> Tensor:
+    """Rows that any objective depends on: B, less rows without a single label."""
+    return gradient.abs().sum(1).count_nonzero()
 
 
 def balance(k: Tensor) -> Tensor:
     """``w_t ∝ 1/√K_tt``: every task pulls at the joint space with the same force."""
-    norm = k.diagonal().clamp(min=0).sqrt()
+    norm = k.diagonal().clamp(min=0).sqrt_()
     # A task without labels in the batch has no gradient; it must not get an infinite weight.
-    floor = 1e-3 * norm.mean()
-    return 1.0 / torch.where(norm > floor, norm, floor.clamp(min=1e-12))
+    floor = norm.mean().mul_(1e-3).clamp_(min=1e-12)
+    return torch.maximum(norm, floor).reciprocal_()
 
 
 def equal(k: Tensor) -> Tensor:
@@ -75,6 +78,8 @@ _TORCHJD = {
     "fairgrad": "FairGradWeighting",
     "gradvac": "GradVacWeighting",
 }
+# What TorchJD leaves to its caller: CAGrad's radius, and FairGrad's proportional fairness.
+_SETTINGS: dict[str, dict[str, float]] = {"cagrad": {"c": 0.5}, "fairgrad": {"alpha": 1.0}}
 PROGRAMS = ("equal", "balance", *_TORCHJD)
 
 
@@ -104,7 +109,11 @@ def program(name: str | Program) -> Program:
             f"The proxy program '{name}' comes from TorchJD: pip install 'fairmt[torchjd]'."
         ) from error
     weighting = getattr(aggregation, _TORCHJD[name])
-    return weighting(c=0.5) if name == "cagrad" else weighting()  # type: ignore[no-any-return]
+    return weighting(**_SETTINGS.get(name, {}))  # type: ignore[no-any-return]
+
+
+def _mean_one(w: Tensor) -> Tensor:
+    return w / w.mean().clamp_(min=1e-12 / len(w))
 
 
 class Proxy:
@@ -139,15 +148,14 @@ class Proxy:
     @torch.no_grad()
     def weights(self, k: Tensor) -> Tensor:
         """Weights (T,) with mean 1 from the Gramian (T, T)."""
-        scale = k.diagonal().mean().clamp(min=1e-30)
-        k = k / scale
-        total = torch.ones_like(k.diagonal())
-        for step in self._programs:
-            w = step(k * torch.outer(total, total))
-            total = total * (w * (len(w) / w.sum().clamp(min=1e-12)))
-        total = total * (len(total) / total.sum().clamp(min=1e-12))
+        k = k / k.diagonal().mean().clamp_(min=1e-30)
+        total = _mean_one(self._programs[0](k))
+        for step in self._programs[1:]:
+            total = total * _mean_one(step(k * torch.outer(total, total)))
+        if len(self._programs) > 1:
+            total = _mean_one(total)
         if self.last is not None:
-            total = self.smoothing * self.last + (1 - self.smoothing) * total
+            total = torch.lerp(total, self.last, self.smoothing)
         self.last = total
         return total
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairmt.constants import Constant
+
 MAX_CATEGORIES = 100
 """More groups than this in one attribute is an identifier or a number, not an attribute."""
 
@@ -78,6 +80,9 @@ class Groups:
     depth: int = 1
     partitions: tuple[Partition, ...] = field(init=False, repr=False)
     names: tuple[str, ...] = field(init=False, repr=False)
+    # Which attributes must have which codes: `depth` conditions per group, one after the other.
+    _attribute: Constant = field(init=False, repr=False, compare=False)
+    _code: Constant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         attributes = tuple(self.attributes)
@@ -92,6 +97,7 @@ class Groups:
             )
         partitions: list[Partition] = []
         labels: list[str] = []
+        needed: list[list[tuple[int, int]]] = []
         for size in range(1, self.depth + 1):
             for members in combinations(range(len(attributes)), size):
                 start = len(labels)
@@ -99,6 +105,11 @@ class Groups:
                     labels.append(
                         " & ".join(f"{names[m]}={c}" for m, c in zip(members, cell, strict=True))
                     )
+                    conditions = [
+                        (m, attributes[m].categories.index(c))
+                        for m, c in zip(members, cell, strict=True)
+                    ]
+                    needed.append(conditions + conditions[:1] * (self.depth - size))
                 partitions.append(
                     Partition(
                         " × ".join(names[m] for m in members), members, slice(start, len(labels))
@@ -106,6 +117,10 @@ class Groups:
                 )
         object.__setattr__(self, "partitions", tuple(partitions))
         object.__setattr__(self, "names", tuple(labels))
+        conditions_of = torch.tensor(needed, dtype=torch.int64).view(-1, self.depth, 2)
+        attribute, code = conditions_of.permute(2, 1, 0).flatten(1).unbind()
+        object.__setattr__(self, "_attribute", Constant(attribute))
+        object.__setattr__(self, "_code", Constant(code))
 
     @property
     def n_groups(self) -> int:
@@ -144,26 +159,29 @@ class Groups:
             columns.append(torch.where(known, cell + partition.groups.start, -1))
         return torch.stack(columns, 1)
 
+    def members_of_partitions(self) -> Tensor:
+        """Groups of every partition, (P, largest), for maxima and minima over partitions.
+
+        Shorter rows repeat their first group, which changes no maximum.
+        """
+        width = max((p.groups.stop - p.groups.start for p in self.partitions), default=0)
+        rows = [list(range(p.groups.start, p.groups.stop)) for p in self.partitions]
+        return torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
+
     def membership(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, 1 + G): column 0 is everybody, column 1 + g is group g.
 
-        Raises
-        ------
-        ValueError
-            If a code is outside its attribute's range.
+        A row with a missing code, or one outside its attribute's range, is in no group of that
+        attribute; `check` finds the latter.
         """
-        index = codes if self.depth == 1 else None
-        if index is None:
-            index = self.index(codes)
+        attribute, code = self._attribute.on(codes.device), self._code.on(codes.device)
+        found = codes.index_select(1, attribute)
+        member = torch.ones(len(codes), 1 + self.n_groups, dtype=dtype, device=codes.device)
+        if self.depth == 1:
+            torch.eq(found, code, out=member[:, 1:])
         else:
-            starts = _starts(self).to(codes.device)
-            index = torch.where(codes >= 0, codes + starts, -1)
-        # The last column takes the rows whose group is unknown, and is cut off.
-        member = torch.zeros(
-            len(codes), self.n_groups + 2, dtype=dtype, device=codes.device
-        ).scatter_(1, torch.where(index >= 0, index + 1, self.n_groups + 1), 1.0)
-        member[:, 0] = 1.0
-        return member[:, : self.n_groups + 1]
+            member[:, 1:] = (found == code).view(-1, self.depth, self.n_groups).all(1)
+        return member
 
     def check(self, codes: Tensor) -> None:
         """Raise ValueError, naming the attribute, if a code is outside its range."""
@@ -188,7 +206,3 @@ class Groups:
     @staticmethod
     def from_dict(config: Mapping[str, Any]) -> Groups:
         return Groups(tuple(Attribute(**a) for a in config["attributes"]), config.get("depth", 1))
-
-
-def _starts(groups: Groups) -> Tensor:
-    return torch.tensor([p.groups.start for p in groups.partitions])

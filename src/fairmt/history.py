@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairmt.constants import Constant
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger
 from fairmt.moments import Moments
+
+NEVER = Constant(torch.tensor(torch.inf))
+NOTHING = Constant(torch.tensor(0.0))
 
 
 class DecayedMoments:
@@ -41,11 +45,13 @@ class DecayedMoments:
         if not 0 <= max_decay < 1:
             raise ValueError(f"max_decay must lie in [0, 1). Found {max_decay}.")
         self.target, self.max_decay = target, max_decay
-        partition = groups.partition_of_group()
-        self._n_partitions = len(groups.partitions)
-        # Row 0 (everybody) keeps the memory of a partition of its own.
-        self._partition = torch.cat([torch.tensor([self._n_partitions]), partition])
-        self._column = ledger.statistic_of_column
+        # Row 0 (everybody) keeps the memory of a partition of its own, the first.
+        partition = torch.cat([torch.tensor([-1]), groups.partition_of_group()]) + 1
+        members = groups.members_of_partitions() + 1
+        everybody = torch.zeros(1, members.shape[1], dtype=torch.int64)
+        self._partition = Constant(partition)
+        self._members = Constant(torch.cat([everybody, members]))
+        self._column = Constant(ledger.statistic_of_column)
         self.steps = 0
         self._sums: Tensor | None = None
         self._mass = self._mass2 = self._seen = self._memory = torch.zeros(0)
@@ -57,23 +63,29 @@ class DecayedMoments:
         if self._sums is None:
             self._start(batch)
         assert self._sums is not None
-        self._seen = self._seen + (batch.mass.detach() - self._seen) / (self.steps + 1)
-        beta = self._decay()
-        beta_row = beta[self._partition]
-        self._memory = beta_row * self._memory + 1.0
+        partition = self._partition.on(batch.sums.device)
+        column = self._column.on(batch.sums.device)
+        # What is returned is never changed in place; the rest is.
+        self._seen.lerp_(batch.evidence, 1 / (self.steps + 1))
+        beta = self._decay().index_select(0, partition)
+        self._memory.mul_(beta).add_(1.0)
         new = batch.sums.detach()
-        self._sums = beta_row[:, self._column] * self._sums + new
-        self._mass = beta_row * self._mass + batch.mass
-        self._mass2 = beta_row**2 * self._mass2 + batch.mass2
+        self._sums = torch.addcmul(new, beta.index_select(1, column), self._sums)
+        self._mass = torch.addcmul(batch.mass, beta, self._mass)
+        self._mass2 = torch.addcmul(batch.mass2, beta * beta, self._mass2)
         self.steps += 1
         sums = self._sums
         if batch.sums.requires_grad:
-            sums = sums + self._memory[:, self._column] * (batch.sums - new)
+            sums = torch.addcmul(sums, self._memory.index_select(1, column), batch.sums - new)
         return Moments(sums, self._mass, self._mass2)
 
+    def through(self, gradient: Tensor) -> Tensor:
+        """From the gradient at the decayed sums of the last update to that at its batch's sums."""
+        if self.max_decay == 0:
+            return gradient
+        return gradient * self._memory.index_select(1, self._column.on(gradient.device))
+
     def _start(self, batch: Moments) -> None:
-        self._partition = self._partition.to(batch.sums.device)
-        self._column = self._column.to(batch.sums.device)
         self._sums = torch.zeros_like(batch.sums.detach())
         self._mass = torch.zeros_like(batch.mass)
         self._mass2 = torch.zeros_like(batch.mass2)
@@ -81,15 +93,15 @@ class DecayedMoments:
         self._memory = torch.zeros_like(batch.mass)
 
     def _decay(self) -> Tensor:
-        """β by partition (everybody last) and statistic."""
+        """β by partition (everybody first) and statistic."""
         # A group that is practically never seen must not lengthen the others' memory to no use.
-        seen = torch.where(self._seen > 1e-3, self._seen, torch.inf)
-        scarcest = torch.full(
-            (self._n_partitions + 1, seen.shape[1]), torch.inf, device=seen.device
-        ).scatter_reduce(0, self._partition[:, None].expand_as(seen), seen, "amin")
-        scarcest = torch.where(scarcest.isinf(), 0.0, scarcest)
-        beta = (self.target - scarcest) / (self.target + scarcest)
-        return beta.clamp(0.0, self.max_decay)
+        never = NEVER.like(self._seen)
+        seen = torch.where(self._seen > 1e-3, self._seen, never)
+        members = self._members.on(seen.device)
+        scarcest = seen.index_select(0, members.view(-1)).view(*members.shape, -1).amin(1)
+        scarcest = torch.where(scarcest < never, scarcest, NOTHING.like(seen))
+        beta = (self.target - scarcest).div_(scarcest.add_(self.target))
+        return beta.clamp_(0.0, self.max_decay)
 
     def reset(self) -> None:
         self._sums, self.steps = None, 0
@@ -110,8 +122,6 @@ class DecayedMoments:
         self.reset()
         if state["steps"] == 0:
             return
-        self._partition = self._partition.to(state["sums"].device)
-        self._column = self._column.to(state["sums"].device)
         self.steps = int(state["steps"])
         self._sums = state["sums"].clone()
         self._mass, self._mass2 = state["mass"].clone(), state["mass2"].clone()

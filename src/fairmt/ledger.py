@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fairmt.moments import Moments
-from fairmt.notions import COMPLEMENTARY, MEASURES, NOTIONS, Atoms, Measure
+from fairmt.constants import Constant
+from fairmt.moments import Moments, group_sums
+from fairmt.notions import COMPLEMENTARY, MEASURES, NOTIONS, Atoms, Measure, ratio, safe
 from fairmt.tasks import Classification, Layout, Task
+from fairmt.truths import truths
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """A measure and the outputs it judges: a slice of the moment columns and of the statistics."""
+class Block:
+    """A measure and the outputs it judges: a slice of the moment columns and of the statistics.
+
+    Blocks are made by `Ledger`.
+    """
 
     measure: Measure
     outputs: Tensor
@@ -42,6 +47,56 @@ class _Block:
     statistics: slice
     orientation: int
     span: slice | None  # the outputs as a slice, where they are contiguous
+
+    def select(self, atoms: Atoms) -> Atoms:
+        """The atoms of the outputs that the measure judges."""
+        if self.span is not None:
+            return atoms.select(self.span)
+        return atoms.select(self.outputs.to(atoms.observed.device))
+
+    def contributions(self, atoms: Atoms) -> tuple[list[Tensor], Tensor]:
+        """Moment columns, and evidence, from selected atoms.
+
+        Evidence that is one of the terms comes back as the very column, so that it is summed once.
+        """
+        terms, rows = list(self.measure.terms(atoms)), self.measure.evidence(atoms)
+        if self.owner is None:
+            return terms, rows
+        columns = [self._pool(term) for term in terms]
+        for term, column in zip(terms, columns, strict=True):
+            if term is rows:
+                return columns, column
+        return columns, self._pool(rows)
+
+    def add_to(self, total: Tensor, own: Tensor) -> None:
+        """Add values of the block's outputs to those of all outputs, in place."""
+        if self.span is not None:
+            total[:, self.span].add_(own)
+        else:
+            total.index_add_(1, self.outputs.to(total.device), own)
+
+    def spread(self, pooled: Tensor) -> Tensor:
+        """The derivative of pooling: to every output what its statistic has."""
+        assert self.owner is not None
+        return pooled.index_select(1, self.owner.to(pooled.device))
+
+    def _pool(self, term: Tensor) -> Tensor:
+        assert self.owner is not None
+        width = self.statistics.stop - self.statistics.start
+        pooled = term.new_zeros(len(term), width)
+        return pooled.index_add(1, self.owner.to(term.device), term)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring blocks whose rates are the same function of their sums, computed at once.
+
+    `index` lists the columns term by term; `n_terms` is how many terms the function takes.
+    """
+
+    rate: Callable[[tuple[Tensor, ...]], Tensor]
+    index: Constant
+    n_terms: int
 
 
 class Ledger:
@@ -77,7 +132,7 @@ class Ledger:
                         entries = chosen.setdefault((measure, orientation), [])
                         if (task, k) not in entries:
                             entries.append((task, k))
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         statistics: list[Statistic] = []
         width = 0
         for (name, orientation), entries in chosen.items():
@@ -101,7 +156,7 @@ class Ledger:
             span = slice(int(index[0]), int(index[-1]) + 1) if contiguous else None
             n_terms = _count_terms(rate)
             self._blocks.append(
-                _Block(
+                Block(
                     rate,
                     index,
                     owner,
@@ -138,46 +193,111 @@ class Ledger:
             ]
             or [torch.zeros(0, dtype=torch.int64)]
         )
+        self._runs = _runs(self._blocks)
+        # Where each column stands when those of all runs are side by side.
+        places = [run.index.value for run in self._runs] or [torch.zeros(0, dtype=torch.int64)]
+        self._place_of_column = Constant(torch.cat(places).argsort())
         self.uses_probability = any(b.measure.uses_probability for b in self._blocks)
         self.uses_decided = any(b.measure.uses_decided for b in self._blocks)
 
     def __len__(self) -> int:
         return len(self.statistics)
 
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The measures and the outputs each judges, in the order of columns and statistics."""
+        return self._blocks
+
     def columns(self, atoms: Atoms) -> Tensor:
         """Moment columns of a batch, (B, P)."""
-        parts = []
-        for block in self._blocks:
-            terms = block.measure.terms(atoms.select(block.span or block.outputs))
-            for term in terms:
-                parts.append(term if block.owner is None else _pool(term, block.owner))
-        return torch.cat(parts, 1)
+        return torch.cat([c for b in self._blocks for c in b.contributions(b.select(atoms))[0]], 1)
 
     def evidence(self, atoms: Atoms) -> Tensor:
         """(B, J): 1 where the row counts for the statistic."""
-        parts = []
-        for block in self._blocks:
-            rows = block.measure.evidence(atoms.select(block.span or block.outputs))
-            parts.append(rows if block.owner is None else _pool(rows, block.owner))
-        return torch.cat(parts, 1)
+        return torch.cat([b.contributions(b.select(atoms))[1] for b in self._blocks], 1)
 
     def rates(self, sums: Tensor) -> Tensor:
         """Rates (..., 1 + G, J) from sums of the moment columns (..., 1 + G, P)."""
         parts = []
-        for block in self._blocks:
-            k = block.statistics.stop - block.statistics.start
-            terms = sums[..., block.columns].split(k, -1)
-            parts.append(block.measure.rate(tuple(terms)))
-        return torch.cat(parts, -1)
+        for run in self._runs:
+            index = run.index.on(sums.device)
+            terms = sums.index_select(-1, index).chunk(run.n_terms, -1)
+            parts.append(run.rate(terms))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def through_rates(self, sums: Tensor, rates: Tensor, gradient: Tensor) -> Tensor:
+        """From the gradient at the rates to that at the sums (1 + G, P)."""
+        parts, start = [], 0
+        for run in self._runs:
+            index = run.index.on(sums.device)
+            terms = sums.index_select(1, index)
+            width = terms.shape[1] // run.n_terms
+            own = slice(start, start + width)
+            if run.rate is ratio:
+                at_numerator = gradient[:, own] / safe(terms[:, width:])
+                at_terms = torch.cat([at_numerator, -at_numerator * rates[:, own]], 1)
+            else:
+                with torch.enable_grad():
+                    again = run.rate(terms.requires_grad_().chunk(run.n_terms, 1))
+                (at_terms,) = torch.autograd.grad(again, terms, gradient[:, own])
+            parts.append(at_terms)
+            start += width
+        found = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return found.index_select(1, self._place_of_column.on(sums.device))
 
     def moments(self, membership: Tensor, atoms: Atoms, weights: Tensor | None = None) -> Moments:
         """Moments of a batch of rows."""
-        return Moments.of(membership, self.columns(atoms), self.evidence(atoms), weights)
+        contributions = [block.contributions(block.select(atoms)) for block in self._blocks]
+        return moments_of(membership, contributions, weights)
 
 
-def _pool(term: Tensor, owner: Tensor) -> Tensor:
-    pooled = term.new_zeros(len(term), int(owner.max()) + 1)
-    return pooled.index_add(1, owner.to(term.device), term)
+def moments_of(
+    membership: Tensor,
+    contributions: Sequence[tuple[Sequence[Tensor], Tensor]],
+    weights: Tensor | None = None,
+) -> Moments:
+    """Moments of a batch from every block's columns and evidence."""
+    sums = group_sums(membership, torch.cat([c for cs, _ in contributions for c in cs], 1), weights)
+    with torch.no_grad():
+        mass, start = [], 0
+        for columns, rows in contributions:
+            place = start
+            for column in columns:
+                if column is rows:
+                    mass.append(sums[:, place : place + rows.shape[1]])
+                    break
+                place += column.shape[1]
+            else:
+                mass.append(group_sums(membership, rows, weights))
+            start += sum(column.shape[1] for column in columns)
+        total = torch.cat(mass, 1)
+        if weights is None:
+            return Moments(sums, total, total)
+        evidence = torch.cat([rows for _, rows in contributions], 1)
+        return Moments(sums, total, group_sums(membership, evidence, weights**2))
+
+
+def _runs(blocks: Sequence[Block]) -> list[_Run]:
+    groups: list[list[Block]] = []
+    for block in blocks:
+        if groups and groups[-1][0].measure.rate is block.measure.rate:
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    runs = []
+    for group in groups:
+        # (terms, statistics of the block) column numbers, side by side.
+        index = torch.cat(
+            [
+                torch.arange(b.columns.start, b.columns.stop).view(
+                    -1, b.statistics.stop - b.statistics.start
+                )
+                for b in group
+            ],
+            1,
+        )
+        runs.append(_Run(group[0].measure.rate, Constant(index.flatten()), len(index)))
+    return runs
 
 
 def _count_terms(measure: Measure) -> int:
@@ -219,56 +339,30 @@ def decide(
         centred at the same rule. Regression outputs pass through.
     """
     parts = []
-    for family in layout.families:
-        o = outputs[:, family.outputs]
+    for family, o in zip(layout.families, layout.by_family(outputs), strict=True):
         if family.kind == "regression":
             parts.append(o)
             continue
-        if offsets is not None:
-            o = o + offsets[family.outputs]
+        shift = None if offsets is None else offsets[family.outputs]
+        if temperature is not None:
+            o = (o if shift is None else o + shift) / temperature
+        elif shift is not None:
+            o = o + shift
         if family.kind == "detection":
-            parts.append(
-                (o > 0).to(o.dtype) if temperature is None else torch.sigmoid(o / temperature)
-            )
+            parts.append((o > 0).to(o.dtype) if temperature is None else torch.sigmoid(o))
             continue
-        shaped = o.view(len(o), len(family.tasks), -1)
+        shaped = o.unflatten(1, (len(family.tasks), family.tasks[0].n_outputs))
         if temperature is None:
             hard = torch.zeros_like(shaped).scatter_(2, shaped.argmax(2, keepdim=True), 1.0)
-            parts.append(hard.view_as(o))
+            parts.append(hard.flatten(1))
         else:
-            parts.append(torch.softmax(shaped / temperature, 2).view_as(o))
+            parts.append(torch.softmax(shaped, 2).flatten(1))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def probabilities(layout: Layout, outputs: Tensor) -> Tensor:
     """Probabilities of classes and labels, (B, n_outputs); regression outputs pass through."""
     return decide(layout, outputs, None, 1.0)
-
-
-def truths(
-    layout: Layout, labels: Tensor, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
-    """Observed and actual (B, n_outputs) from fused labels (B, n_labels)."""
-    observed, actual = [], []
-    for family in layout.families:
-        y = labels[:, family.labels]
-        known = ~y.isnan()
-        y = torch.nan_to_num(y)
-        if family.kind == "classification":
-            k = family.tasks[0].n_outputs
-            one_hot = (y.unsqueeze(2) == torch.arange(k, device=y.device)) & known.unsqueeze(2)
-            actual.append(one_hot.flatten(1).to(dtype or y.dtype))
-            observed.append(known.repeat_interleave(k, 1))
-        elif family.kind == "regression":
-            centre = [c for t in family.tasks for c in t.centre]  # type: ignore[attr-defined]
-            scale = [s for t in family.tasks for s in t.scale]  # type: ignore[attr-defined]
-            standard = (y - y.new_tensor(centre)) / y.new_tensor(scale)
-            actual.append(torch.where(known, standard, 0.0).to(dtype or y.dtype))
-            observed.append(known)
-        else:
-            actual.append(y.to(dtype or y.dtype))
-            observed.append(known)
-    return torch.cat(observed, 1).to(dtype or labels.dtype), torch.cat(actual, 1)
 
 
 def atoms_of(

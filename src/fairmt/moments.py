@@ -15,7 +15,7 @@ from torch import Tensor
 def group_sums(membership: Tensor, columns: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sums of `columns` (B, P) over the rows of every group: (1 + G, P)."""
     if weights is not None:
-        columns = columns * weights.unsqueeze(1)
+        membership = membership * weights.unsqueeze(1)
     return membership.T @ columns
 
 
@@ -38,6 +38,8 @@ class Moments:
     @property
     def evidence(self) -> Tensor:
         """Kish's effective number of rows, (1 + G, J); a plain count without weights."""
+        if self.mass2 is self.mass:
+            return self.mass
         return self.mass**2 / torch.where(self.mass2 > 0, self.mass2, torch.ones_like(self.mass2))
 
     def __add__(self, other: Moments) -> Moments:

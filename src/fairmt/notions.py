@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairmt.constants import Constant
 from fairmt.tasks import Task, concordance
 
 CALIBRATION_BINS = 10
@@ -45,6 +47,18 @@ class Atoms:
     probability: Any = None
     decided: Any = None
 
+    @cached_property
+    def negative(self) -> Any:
+        """1 where the label is known not to hold, else 0."""
+        return self.observed - self.actual
+
+    @cached_property
+    def everyone(self) -> Any:
+        """1 for every row and output."""
+        if isinstance(self.predicted, Tensor):
+            return torch.ones_like(self.predicted)
+        return self.predicted * 0 + 1
+
     def select(self, index: Tensor | slice) -> Atoms:
         """Atoms of some outputs, (B, K)."""
 
@@ -62,11 +76,19 @@ class Atoms:
 
 Terms = tuple[Any, ...]
 
+ONE = Constant(torch.ones(()))
 
-def _ratio(sums: tuple[Tensor, ...]) -> Tensor:
-    n, d = sums
+
+def safe(denominator: Tensor) -> Tensor:
+    """1 where a denominator is not positive."""
     # 0/0 would poison gradients even where the entry is masked later.
-    return n / torch.where(d > 0, d, torch.ones_like(d))
+    return torch.where(denominator > 0, denominator, ONE.like(denominator))
+
+
+def ratio(sums: tuple[Tensor, ...]) -> Tensor:
+    """The rate of most measures: the first sum over the second."""
+    n, d = sums
+    return n / safe(d)
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,8 @@ class Measure:
     centre : for orientation 0, what deviations are measured from: 'pooled' (the rate of
         everybody), or 'zero'.
     distance : the rate is itself a distance, so the worst group's value is the gap.
+    slope : where the first term is linear in `predicted` and no other depends on it: atoms -> the
+        derivative of the first term. Training then needs no graph through the rows.
     per_task : terms are summed over the outputs of a task first (multi-class accuracy).
     bounded : the rate lies in [0, 1].
     """
@@ -92,13 +116,22 @@ class Measure:
     terms: Callable[[Atoms], Terms]
     evidence: Callable[[Atoms], Any]
     orientation: int
-    rate: Callable[[tuple[Tensor, ...]], Tensor] = _ratio
+    rate: Callable[[tuple[Tensor, ...]], Tensor] = ratio
     centre: str = "pooled"
     distance: bool = False
     per_task: bool = False
     bounded: bool = True
     uses_probability: bool = False
     uses_decided: bool = False
+    slope: Callable[[Atoms], Any] | None = None
+
+    def __reduce__(self) -> tuple[Callable[[str], Measure], tuple[str]]:
+        # Copies between processes refer to the table; functions are not carried along.
+        return _measure, (self.name,)
+
+
+def _measure(name: str) -> Measure:
+    return MEASURES[name]
 
 
 def _observed(a: Atoms) -> Any:
@@ -106,7 +139,7 @@ def _observed(a: Atoms) -> Any:
 
 
 def _everyone(a: Atoms) -> Any:
-    return a.predicted * 0 + 1
+    return a.everyone
 
 
 def _hard(a: Atoms) -> Any:
@@ -119,9 +152,7 @@ def _concordance_terms(a: Atoms) -> Terms:
 
 
 def _concordance_rate(sums: tuple[Tensor, ...]) -> Tensor:
-    n = sums[0]
-    safe = torch.where(n > 0, n, torch.ones_like(n))
-    return torch.nan_to_num(concordance(safe, *sums[1:]))
+    return torch.nan_to_num(concordance(*sums))
 
 
 def _calibration_terms(a: Atoms) -> Terms:
@@ -191,20 +222,23 @@ MEASURES: dict[str, Measure] = {
             lambda a: (a.actual * a.predicted, a.actual),
             lambda a: a.actual,
             +1,
+            slope=lambda a: a.actual,
         ),
         Measure(
             "false alarm rate",
             "of the people outside the class, the share that is put into it",
-            lambda a: ((a.observed - a.actual) * a.predicted, a.observed - a.actual),
-            lambda a: a.observed - a.actual,
+            lambda a: (a.negative * a.predicted, a.negative),
+            lambda a: a.negative,
             -1,
+            slope=lambda a: a.negative,
         ),
         Measure(
             "true negative rate",
             "of the people without the label, the share that is left without it",
-            lambda a: ((a.observed - a.actual) * (1 - a.predicted), a.observed - a.actual),
-            lambda a: a.observed - a.actual,
+            lambda a: (a.negative * (1 - a.predicted), a.negative),
+            lambda a: a.negative,
             +1,
+            slope=lambda a: -a.negative,
         ),
         Measure(
             "precision",
@@ -218,11 +252,12 @@ MEASURES: dict[str, Measure] = {
             "label accuracy",
             "share of correct decisions about the label",
             lambda a: (
-                a.actual * a.predicted + (a.observed - a.actual) * (1 - a.predicted),
+                a.actual * a.predicted + a.negative * (1 - a.predicted),
                 a.observed,
             ),
             _observed,
             +1,
+            slope=lambda a: a.actual - a.negative,
         ),
         Measure(
             "accuracy",
@@ -231,6 +266,7 @@ MEASURES: dict[str, Measure] = {
             lambda a: a.actual,
             +1,
             per_task=True,
+            slope=lambda a: a.actual,
         ),
         Measure(
             "predicted rate",
@@ -238,6 +274,7 @@ MEASURES: dict[str, Measure] = {
             lambda a: (a.predicted, _everyone(a)),
             _everyone,
             0,
+            slope=_everyone,
         ),
         Measure(
             "mean prediction",
@@ -246,6 +283,7 @@ MEASURES: dict[str, Measure] = {
             _everyone,
             0,
             bounded=False,
+            slope=_everyone,
         ),
         Measure(
             "score distance (KS)",
@@ -304,6 +342,7 @@ MEASURES: dict[str, Measure] = {
             0,
             centre="zero",
             bounded=False,
+            slope=_observed,
         ),
         Measure(
             "calibration in the large",

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairmt.constants import Constant
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor of batch sums over processes; the identity in one process."""
 
@@ -150,6 +152,11 @@ class Detection(Task):
     def __post_init__(self) -> None:
         object.__setattr__(self, "positive_weights", tuple(self.positive_weights))
         super().__post_init__()
+        if self.positive_weights and len(self.positive_weights) != self.n_outputs:
+            raise ValueError(
+                f"Task '{self.name}': {len(self.positive_weights)} positive_weights for "
+                f"{self.n_outputs} outputs."
+            )
 
     @property
     def label_width(self) -> int:
@@ -174,7 +181,8 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         if not self.outputs:
-            object.__setattr__(self, "outputs", tuple(self.columns) or (self.name,))
+            columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
+            object.__setattr__(self, "outputs", columns or (self.name,))
         super().__post_init__()
         for name, default in (("centre", 0.0), ("scale", 1.0)):
             value = tuple(getattr(self, name)) or (default,) * self.n_outputs
@@ -235,6 +243,8 @@ class Layout:
     labels: dict[str, slice] = field(init=False, repr=False)
     n_outputs: int = field(init=False)
     n_labels: int = field(init=False)
+    _standards: tuple[Constant, Constant, Constant] = field(init=False, repr=False, compare=False)
+    _sizes: list[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tasks = tuple(self.tasks)
@@ -285,6 +295,22 @@ class Layout:
             "n_labels": l,
         }.items():
             object.__setattr__(self, name, value)
+        column: list[int] = []
+        centre: list[float] = []
+        scale: list[float] = []
+        for task in (task for family in families for task in family.tasks):
+            first, n = labels[task.name].start, task.n_outputs
+            if isinstance(task, Classification):
+                column += [first] * n
+                centre += range(n)
+            else:
+                column += range(first, first + n)
+                centre += task.centre if isinstance(task, Regression) else (0.0,) * n
+            scale += task.scale if isinstance(task, Regression) else (1.0,) * n
+        standards = (Constant(torch.tensor(column)), Constant(centre), Constant(scale))
+        object.__setattr__(self, "_standards", standards)
+        sizes = [f.outputs.stop - f.outputs.start for f in families]
+        object.__setattr__(self, "_sizes", sizes)
 
     def __getitem__(self, name: str) -> Task:
         for task in self.tasks:
@@ -342,6 +368,17 @@ class Layout:
             )
             for task in self.tasks
         }
+
+    def standards(self) -> tuple[Constant, Constant, Constant]:
+        """For every fused output: its column among the labels, and the centre and scale of these.
+
+        The centre of a class is its number, so that its label becomes 0 where the class holds.
+        """
+        return self._standards
+
+    def by_family(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Fused outputs (B, n_outputs), one part per family."""
+        return (outputs,) if len(self._sizes) == 1 else outputs.split_with_sizes(self._sizes, 1)
 
     def split(self, outputs: Tensor) -> dict[str, Tensor]:
         """Fused outputs (B, n_outputs) to outputs by task (B, K)."""
@@ -462,10 +499,10 @@ class Losses:
                     ]
                 )
             )
-            loss = (1.0 - concordance(*sums)).unsqueeze(0)
-            return self._entry_mean(
-                i, family, loss, (sums[0] > 0).to(o.dtype)[None], None, identity
-            )
+            ccc = concordance(*sums).unsqueeze(0)
+            defined = ~ccc.isnan()
+            loss = torch.where(defined, 1.0 - ccc, 0.0)
+            return self._entry_mean(i, family, loss, defined.to(o.dtype), None, identity)
         error = o - target
         loss = (
             error * error if tasks[0].loss == "mse" else F.huber_loss(o, target, reduction="none")
@@ -505,7 +542,11 @@ def concordance(n: Tensor, a: Tensor, b: Tensor, aa: Tensor, bb: Tensor, ab: Ten
 
     NaN where nothing was summed or both variances and the difference of means are 0.
     """
+    one = torch.ones_like(n)
+    # 0/0 would poison gradients even where the value is masked later.
+    n = torch.where(n > 0, n, one)
     mean_a, mean_b = a / n, b / n
     covariance = ab / n - mean_a * mean_b
     spread = aa / n - mean_a**2 + bb / n - mean_b**2 + (mean_a - mean_b) ** 2
-    return 2 * covariance / spread
+    ccc = 2 * covariance / torch.where(spread > 0, spread, one)
+    return torch.where(spread > 0, ccc, torch.nan)

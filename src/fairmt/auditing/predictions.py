@@ -4,55 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from fairmt.auditing.columns import Table, attributes_of, categories
 from fairmt.auditing.result import AuditResult
-from fairmt.auditing.tensors import audit_decisions
-from fairmt.data.schema import (
-    complete_task,
-    encode_groups,
-    fit_groups,
-    label_values,
-    require_column,
-)
-from fairmt.data.table import as_text, check_finite, read_table
+from fairmt.auditing.rows import Answers, Rows
+from fairmt.auditing.tensors import audit_rows, check_weights
 from fairmt.frames import parse_task
+from fairmt.groups import MAX_CATEGORIES
 from fairmt.tasks import Classification, Detection, Layout, Regression, Task
+
+THRESHOLD = 0.5
+YES = ("1", "yes", "true", "True", "y", "Y", "Yes", "t")
+NO = ("0", "no", "false", "False", "n", "N", "No", "f")
+_LARGE = 1 << 30
+"""A Parquet table of more bytes than this is read by the query engine, not into memory."""
 
 
 def audit(
     data: Any,
     *,
     tasks: Sequence[Task | str],
-    sensitive: Sequence[str],
+    sensitive: Any,
     truth: Any = None,
     bins: Mapping[str, Sequence[float]] | None = None,
     depth: int = 1,
     weight: str | None = None,
     cluster: str | None = None,
     identifier: str | None = None,
+    engine: str | None = None,
     **settings: Any,
 ) -> AuditResult:
     """Audit predictions.
 
-    The table holds, for classification, the predicted class in ``task`` and, if there are any,
-    probabilities in ``task.CLASS``; for detection probabilities in ``task.LABEL`` and decisions in
+    The table holds, for classification, the predicted class in ``task`` or probabilities in
+    ``task.CLASS``, or both; for detection probabilities in ``task.LABEL`` and decisions in
     ``task.LABEL.decision`` (one of the two suffices); for regression the prediction in ``task``,
     or ``task.COLUMN``. Truths stand in the same table with ``.true`` behind those names, or in
     the tasks' own columns of a second table.
 
     Parameters
     ----------
-    data, truth : frame, Arrow or polars table, or path; of equal length and order.
+    data : frame, Arrow or polars table, mapping from name to array, path of a CSV or Parquet file
+        or of a folder of Parquet files, or an Ibis table of any backend.
+    truth : a second table of equal length and order, if the truth is not in `data`.
     tasks : tasks, or 'name:kind' or 'name:kind:column,column'.
-    sensitive : columns of `truth`, or of `data`.
+    sensitive : names of columns of `truth`, or of `data`; or a table of them.
+    bins : inner edges of the bands of numeric attributes.
+    depth : intersections of up to so many attributes are groups too.
     weight, cluster : columns with sample weights, and with units to be resampled together.
     identifier : column whose values must be distinct.
-    settings : tolerance, n_boot, notions, …; see `fairmt.auditing.tensors.audit_decisions`.
+    engine : None, 'memory', or 'duckdb': sum the rows in DuckDB, out of core. Ibis tables are
+        summed where they are, and Parquet tables of more than 1 GiB in DuckDB.
+    settings : notions, tolerance, n_boot, confidence, interval, adjust, min_evidence, seed, title;
+        see `fairmt.auditing.assemble.Settings`.
 
     Raises
     ------
@@ -60,132 +69,342 @@ def audit(
         For missing columns, different lengths, probabilities outside [0, 1], labels never seen,
         duplicated identifiers.
     """
-    frame = read_table(data).rename(columns=str).reset_index(drop=True)
-    other = frame if truth is None else read_table(truth).rename(columns=str).reset_index(drop=True)
-    if len(other) != len(frame):
-        raise ValueError(f"Predictions have {len(frame)} rows, the truth has {len(other)}.")
-    if identifier is not None:
-        require_column(frame, identifier)
-        repeated = frame[identifier][frame[identifier].duplicated()]
-        if len(repeated):
-            raise ValueError(
-                f"Identifier '{identifier}' is not unique: {repeated.iloc[0]!r} occurs more than "
-                "once. Drop the repeated rows, or name the column as the cluster."
-            )
+    if engine not in (None, "memory", "duckdb"):
+        raise ValueError(f"engine must be 'memory' or 'duckdb', or left out. Found {engine!r}.")
     specs = [parse_task(t) for t in tasks]
     if not specs:
         raise ValueError("Name at least one task.")
-    labels = [_with_truth(t, frame, other, truth is not None) for t in specs]
-    if not sensitive:
+    if _belongs_to_engine(data, engine):
+        from fairmt.auditing.engine import audit_table
+
+        if truth is not None:
+            raise ValueError(
+                "Out of core the truth must stand in the same table as the predictions; join the "
+                "two first."
+            )
+        return audit_table(
+            data, tasks=specs, sensitive=_names(sensitive), bins=bins, depth=depth, weight=weight,
+            cluster=cluster, identifier=identifier, **settings,
+        )  # fmt: skip
+    rows = read_rows(
+        data, specs, sensitive, truth=truth, bins=bins, depth=depth, weight=weight,
+        cluster=cluster, identifier=identifier,
+    )  # fmt: skip
+    return audit_rows(rows, **settings)
+
+
+def read_rows(
+    data: Any,
+    tasks: Sequence[Task | str],
+    sensitive: Any,
+    *,
+    truth: Any = None,
+    bins: Mapping[str, Sequence[float]] | None = None,
+    depth: int = 1,
+    weight: str | None = None,
+    cluster: str | None = None,
+    identifier: str | None = None,
+) -> Rows:
+    """Rows of a table of predictions; see `audit`."""
+    table = Table.of(data, "table of predictions")
+    other = table if truth is None else Table.of(truth, "table of truths")
+    if other.n != table.n:
+        raise ValueError(f"Predictions have {table.n} rows, the truth has {other.n}.")
+    if identifier is not None:
+        _check_distinct(table if identifier in table else other, identifier)
+    if isinstance(sensitive, str) or not (
+        isinstance(sensitive, Sequence) and all(isinstance(s, str) for s in sensitive)
+    ):
+        described = _sensitive_table(sensitive)
+        if described.n != table.n:
+            raise ValueError(
+                f"Predictions have {table.n} rows, the sensitive attributes have {described.n}."
+            )
+        names: list[str] = list(described.names())
+    else:
+        described, names = other, list(sensitive)
+    if not names:
         raise ValueError("Name at least one sensitive attribute.")
-    groups = fit_groups(other, sensitive, bins, depth)
-    codes = encode_groups(other, groups)
-    layout = Layout(tuple(t for t, _ in labels))
-    packed = torch.full((len(frame), layout.n_labels), torch.nan, dtype=torch.float64)
-    decisions = torch.zeros(len(frame), layout.n_outputs, dtype=torch.float64)
-    p = torch.zeros_like(decisions)
-    for task, values in labels:
-        span = layout.outputs[task.name]
-        packed[:, layout.labels[task.name]] = torch.from_numpy(values)
-        d, q = _READERS[task.kind](task, frame)
-        decisions[:, span], p[:, span] = torch.from_numpy(d), torch.from_numpy(q)
+    groups, codes = attributes_of(described, names, bins, depth)
+    read = [_read(parse_task(t), table, other, truth is not None) for t in tasks]
+    layout = Layout(tuple(t for t, _ in read))
     weights = clusters = None
     if weight is not None:
-        require_column(other, weight)
-        weights = torch.from_numpy(check_finite(other[weight], "Weight column").to_numpy())
+        weights = (other if weight in other else table).numbers(weight, "Weight column")
+        check_weights(weights)
     if cluster is not None:
-        require_column(other, cluster)
-        clusters = other[cluster].astype(str).to_numpy()
-    return audit_decisions(
-        layout, groups, decisions, p, packed, codes,
-        weights=weights, clusters=clusters, **settings,
-    )  # fmt: skip
+        column = (other if cluster in other else table).series(cluster)
+        if column.isna().any():
+            row = int(np.flatnonzero(column.isna())[0])
+            raise ValueError(f"Cluster column '{cluster}' is missing in row {row}.")
+        clusters = pd.factorize(column)[0].astype(np.int64)
+    return Rows(layout, groups, codes, {t.name: a for t, a in read}, weights, clusters)
 
 
-def _with_truth(
-    task: Task, frame: pd.DataFrame, other: pd.DataFrame, separate: bool
-) -> tuple[Task, np.ndarray]:
-    """The task with its outputs filled in, and its labels (N, width)."""
-    if isinstance(task, Detection) and len(task.outputs) == 1 and task.outputs == (task.name,):
-        found = [
-            c[len(task.name) + 1 : -len(".decision")]
-            for c in map(str, frame.columns)
-            if c.startswith(f"{task.name}.") and c.endswith(".decision")
-        ]
-        if found:
-            task = Detection(task.name, tuple(found))
-    if separate:
-        columns = task.columns
-    elif isinstance(task, Classification) or (
-        len(task.outputs) == 1 and task.outputs[0] == task.name
-    ):
-        columns = (f"{task.name}.true",)
-    else:
-        columns = tuple(f"{task.name}.{o}.true" for o in task.outputs)
-    for column in columns:
-        require_column(other, column)
-    task = replace(task, columns=columns)
-    if isinstance(task, Classification) and not task.outputs:
-        require_column(frame, task.name)
-        seen = set(as_text(other[columns[0]]).dropna()) | set(as_text(frame[task.name]).dropna())
-        task = replace(task, outputs=tuple(sorted(seen)))
-    task = complete_task(task, other)
-    return task, label_values(task, other)
+def _sensitive_table(sensitive: Any) -> Table:
+    if isinstance(sensitive, str):
+        raise ValueError(f"sensitive must be a list of columns. Write ['{sensitive}'].")
+    if isinstance(sensitive, pd.Series):
+        sensitive = {str(sensitive.name or "group"): sensitive.reset_index(drop=True)}
+    elif isinstance(sensitive, np.ndarray):
+        if sensitive.ndim == 1:
+            sensitive = {"group": sensitive}
+        else:
+            sensitive = {f"attribute{i}": c for i, c in enumerate(sensitive.T)}
+    return Table.of(sensitive, "table of sensitive attributes")
 
 
-def _classification(task: Task, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    require_column(frame, task.name)
-    text = as_text(frame[task.name])
-    codes = pd.Index(task.outputs).get_indexer(pd.Index(text))
-    if (codes < 0).any():
-        row = int(np.flatnonzero(codes < 0)[0])
+def _names(sensitive: Any) -> list[str]:
+    if isinstance(sensitive, str) or not isinstance(sensitive, Sequence):
+        raise ValueError("Out of core, sensitive must be a list of columns.")
+    return list(sensitive)
+
+
+def _belongs_to_engine(data: Any, engine: str | None) -> bool:
+    if type(data).__module__.startswith("ibis."):
+        return True
+    if engine is not None:
+        return engine == "duckdb"
+    if not isinstance(data, str | Path):
+        return False
+    path = Path(data)
+    files = path.rglob("*.parquet") if path.is_dir() else [path]
+    return (
+        path.suffix.lower() not in (".csv", ".tsv")
+        and path.exists()
+        and (sum(f.stat().st_size for f in files if f.is_file()) > _LARGE)
+    )
+
+
+def _check_distinct(table: Table, identifier: str) -> None:
+    column = table.series(identifier)
+    repeated = column[column.duplicated()]
+    if len(repeated):
         raise ValueError(
-            f"Task '{task.name}': row {row} predicts {text.iloc[row]!r}; expected one of "
+            f"Identifier '{identifier}' is not unique: {repeated.iloc[0]!r} occurs more than once. "
+            "Drop the repeated rows, or name the column as the cluster."
+        )
+
+
+# -- names of columns ---------------------------------------------------------------------------
+
+
+def find_outputs(task: Task, names: Sequence[str]) -> Task:
+    """A detection task whose labels were not named, with those that the columns name."""
+    if not isinstance(task, Detection) or task.outputs not in ((), (task.name,)):
+        return task
+    found = []
+    for name in names:
+        for suffix in (".decision", ".true"):
+            inner = name[len(task.name) + 1 : -len(suffix)]
+            if name.startswith(f"{task.name}.") and name.endswith(suffix) and inner:
+                found.append(inner)
+    labels = tuple(dict.fromkeys(found))
+    if not labels or labels == ("decision",):
+        return replace(task, outputs=(task.name,))
+    return replace(task, outputs=labels, columns=labels)
+
+
+def is_single(task: Task) -> bool:
+    """Whether the task's own name is that of its only prediction column."""
+    if isinstance(task, Regression):
+        return task.n_outputs == 1
+    return task.outputs == (task.name,)
+
+
+def prediction_name(task: Task, k: int) -> str:
+    """Column of the probability, or of the value, of output k."""
+    if not isinstance(task, Classification) and is_single(task):
+        return task.name
+    return f"{task.name}.{task.outputs[k]}"
+
+
+def truth_names(task: Task, separate: bool) -> tuple[str, ...]:
+    """Columns of the truth, in the table of truths or beside the predictions."""
+    if separate:
+        return task.columns
+    if isinstance(task, Classification) or is_single(task):
+        return (f"{task.name}.true",)
+    return tuple(f"{task.name}.{o}.true" for o in task.outputs)
+
+
+def class_order(name: str) -> tuple[int, float, str]:
+    """Numbers by size, then text."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)
+
+
+# -- tasks --------------------------------------------------------------------------------------
+
+
+def _read(task: Task, table: Table, other: Table, separate: bool) -> tuple[Task, Answers]:
+    task = find_outputs(task, list(table.names()))
+    if isinstance(task, Classification):
+        return _classification(task, table, other, separate)
+    if isinstance(task, Detection):
+        return _detection(task, table, other, separate)
+    assert isinstance(task, Regression)
+    return _regression(task, table, other, separate)
+
+
+def _classification(
+    task: Classification, table: Table, other: Table, separate: bool
+) -> tuple[Task, Answers]:
+    column = truth_names(task, separate)[0]
+    truth = categories(other.values(column))
+    decided = categories(table.values(task.name)) if task.name in table else None
+    if not truth.names:
+        raise ValueError(f"Task '{task.name}': the truth '{column}' is missing in every row.")
+    if not task.outputs:
+        seen = set(truth.names) | set(() if decided is None else decided.names)
+        if len(seen) > MAX_CATEGORIES:
+            raise ValueError(
+                f"Task '{task.name}' has {len(seen)} classes, more than {MAX_CATEGORIES}; is it a "
+                "regression task?"
+            )
+        if len(seen) == 1:
+            raise ValueError(
+                f"Task '{task.name}' has one class only, {next(iter(seen))!r}; there is nothing "
+                "to audit."
+            )
+        task = replace(task, outputs=tuple(sorted(seen, key=class_order)))
+    y = truth.recode(task.outputs)
+    if truth.names != task.outputs:
+        _check_known(task, y, other.series(column), "has the truth")
+    names = [f"{task.name}.{o}" for o in task.outputs]
+    given = [n for n in names if n in table]
+    if given and len(given) < len(names):
+        missing = [n for n in names if n not in table]
+        raise ValueError(
+            f"Task '{task.name}': probabilities are given for some classes only; {missing} are "
+            "missing."
+        )
+    p = _probabilities(table, names) if given else None
+    if p is not None and abs(p.sum(1) - 1).max() > 0.02:
+        row = int(abs(p.sum(1) - 1).argmax())
+        raise ValueError(
+            f"Task '{task.name}': the probabilities of row {row} sum to {p[row].sum():.3g}; "
+            "expected 1."
+        )
+    if decided is None:
+        if p is None:
+            table.series(task.name)  # names the nearest columns
+        assert p is not None
+        return task, Answers(y, p.argmax(1).astype(np.int8), p)
+    d = decided.recode(task.outputs)
+    if decided.names != task.outputs or int(d.min()) < 0:
+        _check_known(task, np.where(d < 0, -2, d), table.series(task.name), "predicts")
+    return task, Answers(y, d, p)
+
+
+def _check_known(task: Task, codes: np.ndarray, column: pd.Series, verb: str) -> None:
+    wrong = codes == -2
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        value = column.iloc[row]
+        found = "nothing" if pd.isna(value) else repr(str(value))
+        raise ValueError(
+            f"Task '{task.name}': row {row} {verb} {found}; expected one of "
             f"{list(task.outputs)[:10]}."
         )
-    decisions = np.eye(task.n_outputs)[codes]
-    columns = [f"{task.name}.{o}" for o in task.outputs]
-    if all(c in frame for c in columns):
-        p = np.stack([_probability(frame, c) for c in columns], 1)
-        return decisions, p
-    return decisions, decisions
 
 
-def _detection(task: Task, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    decisions, p = [], []
-    for output in task.outputs:
-        name = task.name if task.outputs == (task.name,) else f"{task.name}.{output}"
-        if f"{name}.decision" in frame:
-            d = check_finite(frame[f"{name}.decision"], "Decision").to_numpy()
-            if not np.isin(d, (0, 1)).all():
-                raise ValueError(f"Decisions in '{name}.decision' must be 0 or 1.")
-            q = _probability(frame, name) if name in frame else d
+def _detection(task: Detection, table: Table, other: Table, separate: bool) -> tuple[Task, Answers]:
+    truths, decisions, scores = [], [], []
+    for k, column in enumerate(truth_names(task, separate)):
+        truths.append(_yes_or_no(other, column, task))
+        name = prediction_name(task, k)
+        p = _probability(table, name) if name in table else None
+        if f"{name}.decision" in table:
+            decisions.append(_decision(table, f"{name}.decision"))
         else:
-            require_column(frame, name)
-            q = _probability(frame, name)
-            d = (q > 0.5).astype(float)
-        decisions.append(d)
-        p.append(q)
-    return np.stack(decisions, 1), np.stack(p, 1)
+            if p is None:
+                table.series(name)  # names the nearest columns
+            assert p is not None
+            decisions.append((p > THRESHOLD).astype(np.int8))
+        scores.append(p)
+    known = [p for p in scores if p is not None]
+    if known and len(known) < len(scores):
+        raise ValueError(
+            f"Task '{task.name}': probabilities are given for some labels only; give all or none."
+        )
+    probability = np.stack(known, 1) if known else None
+    return task, Answers(np.stack(truths, 1), np.stack(decisions, 1), probability)
 
 
-def _regression(task: Task, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    assert isinstance(task, Regression)
-    columns = []
-    for k, output in enumerate(task.outputs):
-        name = task.name if task.n_outputs == 1 else f"{task.name}.{output}"
-        require_column(frame, name)
-        values = check_finite(frame[name], "Prediction").to_numpy()
+def _yes_or_no(table: Table, column: str, task: Task) -> np.ndarray:
+    """0, 1, or -1 where missing."""
+    found = categories(table.values(column))
+    if not found.names:
+        raise ValueError(f"Task '{task.name}': the truth '{column}' is missing in every row.")
+    for code, name in enumerate(found.names):
+        if name not in YES and name not in NO:
+            row = int(np.flatnonzero(found.codes == code)[0])
+            raise ValueError(
+                f"Task '{task.name}': label '{column}' holds {name!r} in row {row}; detection "
+                "labels are 0 or 1, yes or no."
+            )
+    if found.names in (("0", "1"), ("False", "True")):
+        return found.codes
+    table_ = np.array([*(int(n in YES) for n in found.names), -1], dtype=np.int8)
+    values: np.ndarray = table_[found.codes]
+    return values
+
+
+def _decision(table: Table, column: str) -> np.ndarray:
+    found = categories(table.values(column))
+    bad = [n for n in found.names if n not in ("0", "1", "True", "False")]
+    if bad or int(found.codes.min()) < 0:
+        value = repr(bad[0]) if bad else "nothing"
+        code = found.names.index(bad[0]) if bad else -1
+        row = int(np.flatnonzero(found.codes == code)[0])
+        raise ValueError(f"Decision '{column}' is {value} in row {row}; expected 0 or 1.")
+    lookup = np.array([int(n in ("1", "True")) for n in found.names], dtype=np.int8)
+    values: np.ndarray = lookup[found.codes]
+    return values
+
+
+def _regression(
+    task: Regression, table: Table, other: Table, separate: bool
+) -> tuple[Task, Answers]:
+    truths, decisions = [], []
+    for k, column in enumerate(truth_names(task, separate)):
+        truth = other.numbers(column, f"Target of task '{task.name}'")
+        if np.isnan(truth).all():
+            raise ValueError(f"Task '{task.name}': the truth '{column}' is missing in every row.")
+        name = prediction_name(task, k)
+        values = table.numbers(name, "Prediction")
         if np.isnan(values).any():
             row = int(np.flatnonzero(np.isnan(values))[0])
             raise ValueError(f"Prediction '{name}' is missing in row {row}.")
-        columns.append((values - task.centre[k]) / task.scale[k])
-    standard = np.stack(columns, 1)
-    return standard, standard
+        truths.append(truth)
+        decisions.append(values)
+    y = np.stack(truths, 1)
+    task = round_scale(task, np.nanmean(y, 0).tolist(), np.nanstd(y, 0).tolist())
+    return task, Answers(y, np.stack(decisions, 1))
 
 
-def _probability(frame: pd.DataFrame, column: str) -> np.ndarray:
-    values = check_finite(frame[column], "Probability").to_numpy()
+def round_scale(task: Regression, centre: Sequence[float], scale: Sequence[float]) -> Regression:
+    """The task in standard units of the audited rows.
+
+    Rounded, so that sums taken in another order do not put a prediction that equals the mean on
+    the other side of it.
+    """
+    return replace(
+        task,
+        centre=tuple(float(f"{c:.12g}") for c in centre),
+        scale=tuple(float(f"{s:.12g}") if s > 0 else 1.0 for s in scale),
+    )
+
+
+def _probabilities(table: Table, names: Sequence[str]) -> np.ndarray:
+    return np.stack([_probability(table, n) for n in names], 1)
+
+
+def _probability(table: Table, column: str) -> np.ndarray:
+    values = table.numbers(column, "Probability")
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -194,10 +413,3 @@ def _probability(frame: pd.DataFrame, column: str) -> np.ndarray:
             "1. Give decisions in '.decision' columns if these are scores."
         )
     return values
-
-
-_READERS = {
-    "classification": _classification,
-    "detection": _detection,
-    "regression": _regression,
-}

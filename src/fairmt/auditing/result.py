@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from fairmt.auditing.cube import Cube
 from fairmt.auditing.findings import findings
+from fairmt.auditing.plan import Plan
 from fairmt.files import write_text
 
 SCHEMA = "fairmt.audit/1"
@@ -25,7 +27,7 @@ class AuditResult:
     ----------
     rates : task, statistic, attribute, group, n, value, low, high, status.
     gaps : task, statistic, attribute, gap, low, high, corrected, worst_group, best_group,
-        noise_floor, status, and, with a tolerance, p_value, p_holm and verdict. `corrected` is
+        noise_floor, status, and, with a tolerance, p_value, p_adjusted and verdict. `corrected` is
         the gap less its upward bias, around which low and high lie.
     utilities : task, metric, value.
     observation : how often labels are observed, and hold, in every group.
@@ -39,7 +41,10 @@ class AuditResult:
     settings: dict[str, Any]
     tasks: list[dict[str, Any]]
     attributes: dict[str, list[str]]
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     extra: dict[str, Any] = field(default_factory=dict)
+    cube: Cube | None = field(default=None, repr=False, compare=False)
+    plan: Plan | None = field(default=None, repr=False, compare=False)
 
     @property
     def findings(self) -> list[str]:
@@ -64,7 +69,7 @@ class AuditResult:
             }
         columns = [
             "gap", "low", "high", "corrected", "noise_floor", "worst_group", "best_group",
-            "status", "p_value", "p_holm", "verdict",
+            "status", "p_value", "p_adjusted", "verdict",
         ]  # fmt: skip
         for _, row in self.gaps.iterrows():
             place = tasks[row["task"]]["statistics"].setdefault(row["statistic"], {})

@@ -4,6 +4,7 @@ from fairmt.data.bundle import Bundle
 from fairmt.data.catalog import card, datasets, load
 from fairmt.data.generator import generate
 from fairmt.data.leakage import LeakageError, check_leakage, proxy_strength, warn_of_proxies
+from fairmt.data.parquet import ParquetTable
 from fairmt.data.schema import Schema
 from fairmt.data.split import split
 from fairmt.data.table import TensorTable, read_table
@@ -11,6 +12,7 @@ from fairmt.data.table import TensorTable, read_table
 __all__ = [
     "Bundle",
     "LeakageError",
+    "ParquetTable",
     "Schema",
     "TensorTable",
     "card",

@@ -60,6 +60,7 @@ def generate(n: int = 20_000, *, seed: int = 0, bias: float = 1.0, missing: floa
     # ... and for some groups merit shows partly in other features than for the majority.
     tilt = bias * (0.15 * sex + 0.25 * behind)[:, None]
     other = np.random.default_rng(8).normal(size=(_N_FEATURES, 7)) / np.sqrt(_N_FEATURES / 3)
+    other[-2:] = 0.0
     score = (x @ weights + tilt * (x @ other)) / np.sqrt(1 + tilt**2)
     job_p = np.exp(1.0 * score[:, :3] + np.array([0.8, 0.0, -1.2]))
     job_p /= job_p.sum(1, keepdims=True)

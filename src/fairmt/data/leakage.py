@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fairmt.data.schema import complete_task, label_values
+from fairmt.data.labels import complete_task, label_values
 from fairmt.data.table import as_text
 from fairmt.groups import Groups
 from fairmt.tasks import Task
@@ -29,6 +29,8 @@ SETTLED = 0.10
 """Share of rows for which a feature's values may settle a label."""
 GIVEN_AWAY = 0.8
 """Area under the curve from which on an attribute counts as given away by the features."""
+FEW = 30
+"""Rows of a class below which a perfect fit may be chance."""
 _PREDICTION = re.compile(r"(^|_)(pred|predicted|prediction|predictions|yhat|proba|prob)($|_)", re.I)
 
 
@@ -53,13 +55,18 @@ def find_leakage(
     frame: pd.DataFrame, tasks: Sequence[Task], features: Sequence[str], seed: int = 0
 ) -> list[Finding]:
     """All findings, severe ones first."""
+    tasks = [t if t.outputs else complete_task(t, frame) for t in tasks]
     if len(frame) > SAMPLE:
         frame = frame.sample(SAMPLE, random_state=seed)
-    labels = _label_columns(frame, [complete_task(t, frame) for t in tasks])
+    labels = _label_columns(frame, tasks)
     findings = []
     for column in features:
-        codes = _levels(frame[column])
-        own = [_compare(str(column), codes, *label) for label in labels]
+        codings = [_levels(frame[column])]
+        missing = frame[column].isna().to_numpy()
+        if missing.any() and not missing.all():
+            # Who has a value at all may tell more than any single value does.
+            codings.append(missing.astype(np.int64))
+        own = [_compare(str(column), codes, *label) for codes in codings for label in labels]
         found = sorted((f for f in own if f is not None), key=lambda f: not f.severe)
         findings += found[:1]
     return sorted(findings, key=lambda f: not f.severe)
@@ -156,27 +163,37 @@ def _settles(column: str, codes: np.ndarray, label: str, values: np.ndarray) -> 
         return Finding(column, label, f"settles it for {right:.1%} of the rows", True)
     share = table.sum(0) / n
     missed = np.minimum(table, per_code[:, None] - table).sum(0) / n
-    if (missed <= 0.02 * np.minimum(share, 1 - share)).any():
+    rarer = np.minimum(share, 1 - share)
+    if ((missed <= 0.02 * rarer) & (rarer * n >= FEW)).any():
         return Finding(column, label, "settles whether one of its classes holds", True)
     pure = (table.max(1) >= 0.9995 * per_code) & (per_code >= 50)
     # By chance alone a pure value of that size would be next to impossible.
     pure &= per_code * (1 - base) >= 25
-    settled = per_code[pure].sum() / n
-    if settled >= SETTLED and base <= 0.9:
-        return Finding(column, label, f"settles it for {settled:.0%} of the rows", True)
+    # Without an exception in 500 rows there are at most 6 in 1,000 (95 %); fewer rows may be
+    # those of a feature that is merely strong.
+    surely, likely = (per_code[pure & (per_code >= rows)].sum() / n for rows in (500, 50))
+    if surely >= SETTLED and base <= 0.9:
+        return Finding(column, label, f"settles it for {surely:.0%} of the rows", True)
     if _PREDICTION.search(column) and _explained(table) > 0.03:
         return Finding(column, label, "is called a prediction, and predicts", True)
+    if likely >= SETTLED and base <= 0.9:
+        return Finding(column, label, f"settles it for {likely:.0%} of the rows, it seems", False)
     if 1 - right < 0.2 * (1 - base):
         return Finding(column, label, f"predicts it for {right:.1%} of the rows", False)
     return None
 
 
 def _explained(table: np.ndarray) -> float:
-    """Largest share of the variance of a class's indicator that the feature explains."""
-    n, per_code = table.sum(), np.maximum(table.sum(1), 1)
+    """Largest share of the variance of a class's indicator that the feature explains.
+
+    Adjusted for the number of levels, as in `_explains`.
+    """
+    n, levels = table.sum(), (table.sum(1) > 0).sum()
+    per_code = np.maximum(table.sum(1), 1)
     share = table.sum(0) / n
     between = (per_code[:, None] * (table / per_code[:, None] - share) ** 2).sum(0) / n
-    return float((between / np.maximum(share * (1 - share), 1e-12)).max())
+    explained = (between / np.maximum(share * (1 - share), 1e-12)).max()
+    return float(1 - (1 - explained) * (n - 1) / max(1, n - levels))
 
 
 def proxy_strength(features: object, codes: object, groups: Groups) -> dict[str, float]:

@@ -23,7 +23,8 @@ def split(
     Parameters
     ----------
     fractions : shares of train, calibration, validation and test; they sum to 1.
-    unit : array (N,); rows of one unit (household, patient, writer) stay together.
+    unit : array (N,); rows of one unit (household, patient, writer) stay together. A row without
+        one is a unit of its own.
     stratify : array (N,); each part gets its share of every value, as far as units allow (a unit
         counts for the rarest value among its rows).
 
@@ -33,12 +34,11 @@ def split(
         If fractions do not sum to 1, or there are too few units to fill the parts.
     """
     n = rows if isinstance(rows, int) else len(rows)
-    shares = np.asarray(fractions, dtype=float)
-    if len(shares) != 4 or (shares < 0).any() or abs(shares.sum() - 1) > 1e-9:
-        raise ValueError(f"fractions must be four shares that sum to 1. Found {list(fractions)}.")
-    codes = (
-        np.arange(n) if unit is None else pd.factorize(np.asarray(unit), use_na_sentinel=False)[0]
-    )
+    shares = check_fractions(fractions)
+    for name, values in (("unit", unit), ("stratify", stratify)):
+        if values is not None and len(values) != n:
+            raise ValueError(f"{name} must have {n} values, one a row. Found {len(values)}.")
+    codes = np.arange(n) if unit is None else unit_codes(unit)
     n_units = int(codes.max()) + 1 if n else 0
     wanted = int((shares > 0).sum())
     if n_units < wanted:
@@ -68,3 +68,19 @@ def split(
             largest = np.bincount(part, minlength=4).argmax()
             part[np.flatnonzero(part == largest)[0]] = p
     return {name: np.flatnonzero(part[codes] == i) for i, name in enumerate(PARTS)}
+
+
+def check_fractions(fractions: Sequence[float]) -> np.ndarray:
+    """The shares of the four parts (4,), or ValueError."""
+    shares = np.asarray(fractions, dtype=float)
+    if shares.shape != (4,) or (shares < 0).any() or not abs(shares.sum() - 1) <= 1e-9:
+        raise ValueError(f"fractions must be four shares that sum to 1. Found {list(fractions)}.")
+    return shares
+
+
+def unit_codes(unit: Sequence[object] | np.ndarray | pd.Series) -> np.ndarray:
+    """A number (N,) for every row's unit, from 0; a row without a unit has one of its own."""
+    codes, known = pd.factorize(np.asarray(unit))
+    alone = codes < 0
+    codes[alone] = len(known) + np.arange(alone.sum())
+    return codes

@@ -25,6 +25,11 @@ class Batch(NamedTuple):
     weights: Tensor | None
 
 
+def precise(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class StepMethod:
     """Turns a batch into gradients; the caller owns optimiser, clipping and loop.
 
@@ -122,7 +127,7 @@ class StepMethod:
         """
         b = self.unpack(batch)
         z = self.model.encoder(b.features)
-        outputs = self.model.heads(z).float()
+        outputs = precise(self.model.heads(z))
         loss = self.task_losses(outputs, b).sum()
         log: Log = {"loss": loss.detach()}
         total = loss

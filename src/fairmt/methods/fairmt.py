@@ -7,24 +7,30 @@ and `fairmt.geometry` for what is ours.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fairmt.constants import Constant
 from fairmt.constraint import Aggregate, Constraint, Entry
-from fairmt.distributed import all_sum, average_gradients, joint, world_size
+from fairmt.distributed import all_sum, average_gradients, world_size
 from fairmt.dual import Dual
 from fairmt.geometry import Program, Proxy, gramian, linear_gramian
+from fairmt.gradients import with_gradients
 from fairmt.groups import Groups
 from fairmt.history import DecayedMoments
 from fairmt.ledger import Ledger, atoms_of
-from fairmt.methods.base import Batch, Log, StepMethod
+from fairmt.loss_gradients import LossGradients
+from fairmt.methods.base import Batch, Log, StepMethod, precise
 from fairmt.models import LinearHeads, MultiTask, TaskHeads
 from fairmt.moments import Moments
 from fairmt.notions import NotionSpec, resolve_notions
+from fairmt.soft import SoftMoments
 from fairmt.tasks import Layout, Task
+from fairmt.truths import truths
 
 
 class FairMT(StepMethod):
@@ -125,7 +131,9 @@ class FairMT(StepMethod):
             **self._constraint_settings
             | {"directionality": 1.0, "standard_errors": self._dual_errors, "min_evidence": 30.0},
         )
-        self._owner = self.layout.task_of_output()
+        self._owner = Constant(self.layout.task_of_output())
+        self._loss_gradients = LossGradients(self.layout)
+        self._weighted = any(task.weight != 1 for task in self.layout.tasks)
         self.binding: list[Entry] = []
 
     @property
@@ -144,7 +152,9 @@ class FairMT(StepMethod):
         z = self.model.encoder(b.features)
         heads = self.model.heads
         if isinstance(heads, LinearHeads):
-            dz, log = self._linear_step(heads, z, b, scale)
+            # Low precision is for the encoder: sums and Gramian need their digits.
+            with torch.autocast(z.device.type, enabled=False):
+                dz, log = self._linear_step(heads, z, b, scale)
         else:
             assert isinstance(heads, TaskHeads)
             dz, log = self._general_step(heads, z, b, scale)
@@ -156,65 +166,97 @@ class FairMT(StepMethod):
 
     def objective(self, outputs: Tensor, b: Batch) -> tuple[Tensor, Log]:
         """``Σ_t ℓ_t`` from fused outputs: each output's gradient is that of its own task's ℓ_t."""
-        loss = self.task_losses(outputs, b).sum()
-        log: Log = {"loss": loss.detach()}
-        strength = self.strength
-        if not strength:
-            return loss, log
-        aggregate = self.aggregate(outputs, b)
-        log |= {
-            "constraint": aggregate.value.detach(),
-            "worst": aggregate.violations.max(),
-            "strength": strength,
-        }
-        return loss + strength * aggregate.value, log
+        value, gradient, log = self._lagrangian(outputs, b)
+        return with_gradients(value, [outputs], [gradient]), log
 
     def aggregate(self, outputs: Tensor, b: Batch) -> Aggregate:
         """The constraint on a batch, with soft decisions and the memory of earlier batches."""
-        offsets = self.offsets.to(outputs.device)
-        atoms = atoms_of(self.ledger, outputs, b.labels, offsets, self.temperature)
+        known = truths(self.layout, b.labels, outputs.dtype)
+        found, gradient = self._constrain(outputs, known, b)
+        if not outputs.requires_grad:
+            return found
+        return replace(found, value=with_gradients(found.value, [outputs], [gradient]))
+
+    @torch.no_grad()
+    def _lagrangian(self, outputs: Tensor, b: Batch) -> tuple[Tensor, Tensor, Log]:
+        """``Σ_t ℓ_t`` and its derivative by the outputs."""
+        known = truths(self.layout, b.labels, outputs.dtype)
+        losses, gradient = self._loss_gradients(outputs, b.labels, known, b.weights)
+        if self._weighted:
+            weights = self._task_weights.to(losses)
+            losses = losses * weights
+            gradient *= weights.index_select(0, self._owner.on(outputs.device))
+        value = losses.sum()
+        log: Log = {"loss": value}
+        strength = self.strength
+        if strength:
+            found, at_outputs = self._constrain(outputs, known, b)
+            value = value + strength * found.value
+            gradient.add_(at_outputs, alpha=strength)
+            log |= {
+                "constraint": found.value,
+                "worst": found.violations.max(),
+                "strength": strength,
+            }
+        return value, gradient, log
+
+    @torch.no_grad()
+    def _constrain(
+        self, outputs: Tensor, known: tuple[Tensor, Tensor], b: Batch
+    ) -> tuple[Aggregate, Tensor]:
+        """The constraint on a batch, and its derivative by the outputs."""
         member = self.groups.membership(b.attributes, outputs.dtype)
-        moments = self.ledger.moments(member, atoms, b.weights)
+        weights = None if b.weights is None else b.weights.to(outputs.dtype)
+        offsets = self.offsets.to(outputs)
+        soft = SoftMoments(self.ledger, member, outputs, known, offsets, self.temperature, weights)
+        batch = soft.moments
         if world_size() > 1:
-            moments = Moments(joint(moments.sums), all_sum(moments.mass), all_sum(moments.mass2))
-        return self.constraint.aggregate(self.history.update(moments))
+            batch = Moments(all_sum(batch.sums), all_sum(batch.mass), all_sum(batch.mass2))
+        moments = self.history.update(batch)
+        rates = self.ledger.rates(moments.sums)
+        found, at_rates = self.constraint.judge(rates, moments.evidence)
+        at_sums = self.history.through(self.ledger.through_rates(moments.sums, rates, at_rates))
+        if world_size() > 1:
+            # Gradients are averaged over processes in the end.
+            at_sums = at_sums * world_size()
+        return found, soft.gradient(at_sums)
 
     def _linear_step(
         self, heads: LinearHeads, z: Tensor, b: Batch, scale: float
     ) -> tuple[Tensor, Log]:
-        z_rows = z.detach()
+        z_rows = precise(z.detach())
         with torch.no_grad():
-            leaf = heads(z_rows).float()
-        leaf.requires_grad_()
-        total, log = self.objective(leaf, b)
-        (delta,) = torch.autograd.grad(total, leaf)
-        weight = heads.weight.detach().float()
-        z_rows = z_rows.float()
+            outputs = precise(heads(z_rows.to(heads.weight.dtype)))
+        _, delta, log = self._lagrangian(outputs, b)
+        weight = precise(heads.weight.detach())
         grad_weight, grad_bias = delta.T @ z_rows, delta.sum(0)
         if world_size() > 1:
             r = world_size()
             grad_weight, grad_bias = all_sum(grad_weight) / r, all_sum(grad_bias) / r
         if self.proxy is not None:
-            owner = self._owner.to(delta.device)
+            owner = self._owner.on(delta.device)
             n = len(self.layout.tasks)
             k = linear_gramian(delta, weight, owner, n)
-            # Rows of all processes: gradients here are R times too large, rows R times too few.
-            k = all_sum(k) / world_size()
-            head = (grad_weight**2).sum(1) + grad_bias**2
-            k.diagonal().add_(self.proxy.rho * k.new_zeros(n).index_add_(0, owner, head))
-            per_output = self.proxy.weights(k)[owner] * scale
+            if world_size() > 1:
+                # Rows of all processes: gradients are R times too large, rows R times too few.
+                k = all_sum(k) / world_size()
+            head = torch.addcmul((grad_weight * grad_weight).sum(1), grad_bias, grad_bias)
+            k.diagonal().index_add_(0, owner, head, alpha=self.proxy.rho)
+            per_output = self.proxy.weights(k).index_select(0, owner) * scale
         else:
             per_output = torch.full_like(grad_bias, scale)
-        _accumulate(heads.weight, per_output[:, None] * grad_weight)
+        _accumulate(heads.weight, grad_weight.mul_(per_output[:, None]))
         if heads.bias is not None:
-            _accumulate(heads.bias, per_output * grad_bias)
-        return (delta * per_output) @ weight, log
+            _accumulate(heads.bias, grad_bias.mul_(per_output))
+        return delta.mul_(per_output) @ weight, log
 
     def _general_step(
         self, heads: TaskHeads, z: Tensor, b: Batch, scale: float
     ) -> tuple[Tensor, Log]:
         leaves = [z.detach().requires_grad_() for _ in heads.names]
-        total, log = self.objective(heads.forward_each(leaves).float(), b)
+        outputs = precise(heads.forward_each(leaves))
+        with torch.autocast(z.device.type, enabled=False):
+            total, log = self.objective(outputs, b)
         parameters = [[p for p in head.parameters() if p.requires_grad] for head in heads.heads]
         flat: list[Tensor] = [p for ps in parameters for p in ps]
         grads = torch.autograd.grad(total, leaves + flat, allow_unused=True)
@@ -229,12 +271,12 @@ class FairMT(StepMethod):
         order = [position[name] for name in heads.names]
         weights = torch.ones(len(order), device=z.device)
         if self.proxy is not None:
-            k = all_sum(gramian([g.float() for g in dz])) / world_size()
+            k = all_sum(gramian([precise(g) for g in dz])) / world_size()
             start = 0
             for i, ps in enumerate(parameters):
                 own = dp[start : start + len(ps)]
                 start += len(ps)
-                norm = sum(float((g.float() ** 2).sum()) for g in own if g is not None)
+                norm = sum(float((precise(g) ** 2).sum()) for g in own if g is not None)
                 k[i, i] += self.proxy.rho * norm
             # The proxy keeps its memory in the user's order of tasks.
             index = torch.tensor(order, device=z.device)
@@ -302,7 +344,7 @@ class FairMT(StepMethod):
     def set_floors(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Do no harm: the model's present benefits, on these rows, become floors."""
         moments = self.moments(batches)
-        benefits = (self.ledger.orientation * self.ledger.rates(moments.sums)[1:]).float()
+        benefits = self.ledger.orientation * self.ledger.rates(moments.sums)[1:]
         known = moments.evidence[1:] >= self._judge.min_evidence
         self.constraint.set_floors(torch.where(known, benefits, torch.nan))
 

@@ -58,9 +58,9 @@ class GroupDRO(StepMethod):
 
     def penalty(self, z: Tensor, outputs: Tensor, batch: Batch) -> Tensor | None:
         member = self.groups.membership(batch.attributes, outputs.dtype)[:, 1:]
-        w = batch.weights
+        w = None if batch.weights is None else batch.weights.to(outputs.dtype)
         losses, seen = [], []
-        observed = self._observed(batch.labels)
+        observed = self._observed(batch.labels).to(outputs.dtype)
         for g in range(self.groups.n_groups):
             own = member[:, g] if w is None else member[:, g] * w
             losses.append(self.losses(outputs, batch.labels, own, joint))

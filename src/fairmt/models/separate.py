@@ -41,6 +41,7 @@ def separate(model: MultiTask) -> MultiTask:
     for position, task in enumerate(tasks):
         if isinstance(model.heads, LinearHeads):
             head: nn.Module = nn.Linear(model.heads.in_features, task.n_outputs)
+            head.to(model.heads.weight)
         else:
             head = _anew(model.heads.heads[model.heads.names.index(task.name)])
         heads[task.name] = OwnPart(head, position, len(tasks))

@@ -28,7 +28,7 @@ CARD = Card(
     rows=22_407,
 )
 _FEATURES = ("lsat", "ugpa", "fam_inc", "DOB_yr", "fulltime")
-_BAR = {"a": "first time", "b": "second time"}
+_BAR = {"a": "first time", "b": "second time", "c": "failed"}
 
 
 def load(raw: bool = False) -> Bundle:
@@ -42,11 +42,11 @@ def load(raw: bool = False) -> Bundle:
     students = pd.read_csv(path, keep_default_na=False, na_values=["", "NA"])
     frame = students if raw else students[[*_FEATURES, "ID"]]
     frame = frame.rename(columns={"sex": "sex_code", "race": "race_code", "tier": "tier_code"})
-    passed = students["bar"].str[:1]
     frame = frame.assign(
         first_year=students["zfygpa"],
         gpa_final=students["zgpa"],
-        bar_exam=passed.map(_BAR).where(passed.isin(list(_BAR)), "failed").where(passed.notna()),
+        # One student did not graduate and has no result.
+        bar_exam=students["bar"].str[:1].map(_BAR),
         tier=students["tier"],
         race=students["race1"],
         sex=students["gender"].map({"male": "men", "female": "women"}),

@@ -1,0 +1,163 @@
+"""The queries of an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairmt.auditing.cube import SCORE_BINS
+from fairmt.auditing.engine.source import Source
+from fairmt.auditing.engine.terms import Places, Sums
+from fairmt.auditing.plan import Plan
+from fairmt.auditing.predictions import prediction_name, truth_names
+from fairmt.tasks import Classification, Detection, Layout, Regression, Task
+
+
+@dataclass
+class Queries:
+    """Queries of an audit, and where their answers go.
+
+    Attributes
+    ----------
+    tables : by classification task, rows by attributes, truth and decision.
+    everything : sums by attributes (and bucket), or None where the first of `tables` has them.
+    histograms : by fused output, rows by attributes and bin of the probability.
+    faults : sums that must be 0, and what to say if they are not.
+    """
+
+    tables: dict[str, Any]
+    everything: Any
+    histograms: dict[int, Any]
+    places: Places
+    faults: list[tuple[str, str]]
+
+
+def build(source: Source, plan: Plan, *, resample: bool, scores: bool) -> Queries:
+    """Everything that is asked of the table.
+
+    Sums go along with the first count of truth by decision, unless rows are put into buckets,
+    which counts do not need.
+    """
+    layout = plan.layout
+    grouped = resample and plan.summed is not None
+    keys = [f"attribute{i}" for i in range(len(source.sensitive))]
+    needed = _summed_outputs(plan)
+    rows = _rows(source, layout, needed, grouped)
+    sums = Sums()
+    places = Places.of(plan, rows, sums, weighted=source.weight is not None)
+    faults = _faults(source, layout, rows, sums, needed)
+    ask = dict(sums.expressions)
+    tables: dict[str, Any] = {}
+    for i, task in enumerate(layout.tasks):
+        if not isinstance(task, Classification):
+            continue
+        count = {"n": rows.count()}
+        if source.weight is not None:
+            count["mass"] = rows["w"].sum()
+        if not grouped and not tables:
+            count |= ask
+            ask = {}
+        by = rows.group_by(*keys, f"truth{i}", f"decision{i}")
+        tables[task.name] = by.aggregate(**count)
+    everything = None
+    if ask or not tables:
+        everything = rows.group_by(*keys, *(["bucket"] if grouped else [])).aggregate(
+            n=rows.count(), **ask
+        )
+    histograms = {
+        layout.outputs[t.name].start + k: _histogram(source, t, k)
+        for t in layout.tasks
+        if scores and t.name in source.scored
+        for k in range(t.n_outputs)
+    }
+    return Queries(tables, everything, histograms, places, faults)
+
+
+def _summed_outputs(plan: Plan) -> set[int]:
+    """Fused outputs whose atoms are summed; the others are counted only."""
+    layout = plan.layout
+    needed = {
+        layout.outputs[t.name].start + k
+        for t in layout.tasks
+        for k in range(t.n_outputs)
+        if not isinstance(t, Classification)
+    }
+    for s in plan.summed.statistics if plan.summed is not None else ():
+        task = layout[s.task]
+        own = [task.outputs.index(s.output)] if s.output else range(task.n_outputs)
+        needed |= {layout.outputs[task.name].start + k for k in own}
+    return needed
+
+
+def _rows(source: Source, layout: Layout, needed: set[int], resample: bool) -> Any:
+    """The table in columns of plain names: attributes, atoms, weight, bucket, truths."""
+    columns: dict[str, Any] = {
+        f"attribute{i}": source.attribute(c) for i, c in enumerate(source.sensitive)
+    }
+    for task in layout.tasks:
+        for k in range(task.n_outputs):
+            i = layout.outputs[task.name].start + k
+            if i in needed:
+                columns |= {f"{name}{i}": value for name, value in source.atoms(task, k).items()}
+    if source.weight is not None:
+        columns["w"] = source.table[source.weight].cast("float64")
+    if resample:
+        columns["bucket"] = source.bucket()
+    for i, task in enumerate(layout.tasks):
+        if isinstance(task, Classification):
+            columns[f"truth{i}"] = source.table[truth_names(task, False)[0]]
+            columns[f"decision{i}"] = source.decided(task)
+    return source.table.select(**columns)
+
+
+def _histogram(source: Source, task: Task, k: int) -> Any:
+    atoms = source.atoms(task, k)
+    columns = {f"attribute{i}": source.attribute(c) for i, c in enumerate(source.sensitive)}
+    keys = [*columns, "bin"]
+    columns |= {name: atoms[name] for name in "oaq"}
+    if source.weight is not None:
+        columns["w"] = source.table[source.weight].cast("float64")
+    last = SCORE_BINS - 1
+    band = (atoms["q"] * SCORE_BINS).floor().cast("int64")
+    columns["bin"] = (band > last).ifelse(last, band)
+    rows = source.table.select(**columns)
+    seen, actual = rows["o"], rows["a"]
+    if source.weight is not None:
+        seen, actual = seen * rows["w"], actual * rows["w"]
+    return rows.group_by(*keys).aggregate(
+        n=rows.count(),
+        seen=seen.sum(),
+        probability=(seen * rows["q"]).sum(),
+        actual=actual.sum(),
+    )
+
+
+def _faults(
+    source: Source, layout: Layout, rows: Any, sums: Sums, needed: set[int]
+) -> list[tuple[str, str]]:
+    found = []
+
+    def refuse(wrong: Any, sentence: str) -> None:
+        found.append((sums.of(wrong.fill_null(True).cast("int8")), sentence))
+
+    for task in layout.tasks:
+        for k in range(task.n_outputs):
+            i, name = layout.outputs[task.name].start + k, prediction_name(task, k)
+            if i not in needed:
+                continue
+            if isinstance(task, Regression):
+                refuse(~source.known(rows[f"p{i}"]), f"Prediction '{name}' is missing")
+            elif task.name in source.scored:
+                p = rows[f"q{i}"]
+                refuse(
+                    ~(source.known(p) & (p >= 0) & (p <= 1)),
+                    f"Probability '{name}' is outside [0, 1]",
+                )
+            if isinstance(task, Detection):
+                refuse(~rows[f"p{i}"].isin([0, 1]), f"Decision of '{name}' is not 0 or 1")
+                column = truth_names(task, False)[k]
+                refuse(rows[f"x{i}"] == 1, f"Label '{column}' is neither 0 or 1 nor yes or no")
+    if source.weight is not None:
+        w = rows["w"]
+        refuse(~(source.known(w) & (w >= 0)), f"Weight '{source.weight}' is missing or negative")
+    return found

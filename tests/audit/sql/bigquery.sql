@@ -1,0 +1,308 @@
+-- Ibis 12
+
+-- truth and decision of job
+SELECT
+  `t1`.`attribute0`,
+  `t1`.`attribute1`,
+  `t1`.`truth0`,
+  `t1`.`decision0`,
+  COUNT(*) AS `n`
+FROM (
+  SELECT
+    `t0`.`sex` AS `attribute0`,
+    CASE
+      WHEN `t0`.`age` IS NOT NULL
+      THEN 0 + CAST(`t0`.`age` >= 30.0 AS INT64) + CAST(`t0`.`age` >= 60.0 AS INT64)
+      ELSE NULL
+    END AS `attribute1`,
+    CAST(`t0`.`job_true` IS NOT NULL AS INT64) AS `o0`,
+    IF(`t0`.`job_true` IS NOT NULL, CAST(`t0`.`job_true` = 'clerk' AS INT64), 0) AS `a0`,
+    CAST(`t0`.`job` = 'clerk' AS INT64) AS `p0`,
+    CAST(`t0`.`job_true` IS NOT NULL AS INT64) AS `o1`,
+    IF(`t0`.`job_true` IS NOT NULL, CAST(`t0`.`job_true` = 'nurse' AS INT64), 0) AS `a1`,
+    CAST(`t0`.`job` = 'nurse' AS INT64) AS `p1`,
+    CAST(`t0`.`sick_true` IS NOT NULL AS INT64) AS `o2`,
+    CASE
+      WHEN (
+        `t0`.`sick_true` IS NOT NULL
+      ) AND (
+        `t0`.`sick_true` = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS `a2`,
+    CAST(`t0`.`sick` > 0.5 AS INT64) AS `p2`,
+    CASE
+      WHEN (
+        `t0`.`sick_true` IS NOT NULL
+      )
+      AND NOT (
+        `t0`.`sick_true` = 1
+      )
+      AND NOT (
+        `t0`.`sick_true` = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS `x2`,
+    `t0`.`sick` AS `q2`,
+    CAST((
+      `t0`.`pay_true` IS NOT NULL
+    ) AND NOT (
+      IS_NAN(`t0`.`pay_true`)
+    ) AS INT64) AS `o3`,
+    IF(
+      (
+        `t0`.`pay_true` IS NOT NULL
+      ) AND NOT (
+        IS_NAN(`t0`.`pay_true`)
+      ),
+      ieee_divide(`t0`.`pay_true` - 30.0, 8.0),
+      0.0
+    ) AS `a3`,
+    ieee_divide(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    MOD((
+      MOD(FARM_FINGERPRINT(`t0`.`household`), 256)
+    ) + 256, 256) AS `bucket`,
+    `t0`.`job_true` AS `truth0`,
+    `t0`.`job` AS `decision0`
+  FROM `predictions` AS `t0`
+) AS `t1`
+GROUP BY
+  1,
+  2,
+  3,
+  4
+
+-- sums
+SELECT
+  `t1`.`attribute0`,
+  `t1`.`attribute1`,
+  `t1`.`bucket`,
+  COUNT(*) AS `n`,
+  SUM(`t1`.`o2`) AS `s0`,
+  SUM(`t1`.`a2`) AS `s1`,
+  SUM(`t1`.`p2`) AS `s2`,
+  SUM(`t1`.`o2` * `t1`.`p2`) AS `s3`,
+  SUM(`t1`.`a2` * `t1`.`p2`) AS `s4`,
+  SUM(`t1`.`o3`) AS `s5`,
+  SUM(`t1`.`o3` * `t1`.`p3`) AS `s6`,
+  SUM(`t1`.`a3`) AS `s7`,
+  SUM(`t1`.`o3` * `t1`.`p3` * `t1`.`p3`) AS `s8`,
+  SUM(`t1`.`a3` * `t1`.`a3`) AS `s9`,
+  SUM(`t1`.`a3` * `t1`.`p3`) AS `s10`,
+  SUM(`t1`.`o3` * ABS(`t1`.`p3` - `t1`.`a3`)) AS `s11`,
+  SUM(`t1`.`a0` * `t1`.`p0`) AS `s12`,
+  SUM(`t1`.`a1` * `t1`.`p1`) AS `s13`,
+  SUM(`t1`.`a0`) AS `s14`,
+  SUM(`t1`.`a1`) AS `s15`,
+  SUM((
+    `t1`.`o2` - `t1`.`a2`
+  ) * (
+    1 - `t1`.`p2`
+  )) AS `s16`,
+  SUM(`t1`.`o2` - `t1`.`a2`) AS `s17`,
+  SUM(`t1`.`o2` * (
+    `t1`.`q2` - `t1`.`a2`
+  )) AS `s18`,
+  SUM(`t1`.`o3` * (
+    `t1`.`p3` - `t1`.`a3`
+  )) AS `s19`,
+  SUM(`t1`.`o3` * (
+    `t1`.`p3` - `t1`.`a3`
+  ) * (
+    `t1`.`p3` - `t1`.`a3`
+  )) AS `s20`,
+  SUM(`t1`.`a0` * `t1`.`p0` * (
+    `t1`.`a0` * `t1`.`p0`
+  )) AS `s21`,
+  SUM(`t1`.`a1` * `t1`.`p1` * (
+    `t1`.`a1` * `t1`.`p1`
+  )) AS `s22`,
+  SUM(`t1`.`a2` * `t1`.`p2` * (
+    `t1`.`a2` * `t1`.`p2`
+  )) AS `s23`,
+  SUM(
+    (
+      `t1`.`o2` - `t1`.`a2`
+    ) * (
+      1 - `t1`.`p2`
+    ) * (
+      (
+        `t1`.`o2` - `t1`.`a2`
+      ) * (
+        1 - `t1`.`p2`
+      )
+    )
+  ) AS `s24`,
+  SUM(
+    `t1`.`o2` * (
+      `t1`.`q2` - `t1`.`a2`
+    ) * (
+      `t1`.`o2` * (
+        `t1`.`q2` - `t1`.`a2`
+      )
+    )
+  ) AS `s25`,
+  SUM(
+    `t1`.`o3` * (
+      `t1`.`p3` - `t1`.`a3`
+    ) * (
+      `t1`.`o3` * (
+        `t1`.`p3` - `t1`.`a3`
+      )
+    )
+  ) AS `s26`,
+  SUM(
+    `t1`.`o3` * (
+      `t1`.`p3` - `t1`.`a3`
+    ) * (
+      `t1`.`p3` - `t1`.`a3`
+    ) * (
+      `t1`.`o3` * (
+        `t1`.`p3` - `t1`.`a3`
+      ) * (
+        `t1`.`p3` - `t1`.`a3`
+      )
+    )
+  ) AS `s27`,
+  SUM(
+    CAST(COALESCE(
+      NOT (
+        (
+          `t1`.`q2` IS NOT NULL
+        )
+        AND NOT (
+          IS_NAN(`t1`.`q2`)
+        )
+        AND (
+          `t1`.`q2` >= 0
+        )
+        AND (
+          `t1`.`q2` <= 1
+        )
+      ),
+      TRUE
+    ) AS INT64)
+  ) AS `s28`,
+  SUM(CAST(COALESCE(NOT (
+    `t1`.`p2` IN (0, 1)
+  ), TRUE) AS INT64)) AS `s29`,
+  SUM(CAST(COALESCE(`t1`.`x2` = 1, TRUE) AS INT64)) AS `s30`,
+  SUM(
+    CAST(COALESCE(
+      NOT (
+        (
+          `t1`.`p3` IS NOT NULL
+        ) AND NOT (
+          IS_NAN(`t1`.`p3`)
+        )
+      ),
+      TRUE
+    ) AS INT64)
+  ) AS `s31`
+FROM (
+  SELECT
+    `t0`.`sex` AS `attribute0`,
+    CASE
+      WHEN `t0`.`age` IS NOT NULL
+      THEN 0 + CAST(`t0`.`age` >= 30.0 AS INT64) + CAST(`t0`.`age` >= 60.0 AS INT64)
+      ELSE NULL
+    END AS `attribute1`,
+    CAST(`t0`.`job_true` IS NOT NULL AS INT64) AS `o0`,
+    IF(`t0`.`job_true` IS NOT NULL, CAST(`t0`.`job_true` = 'clerk' AS INT64), 0) AS `a0`,
+    CAST(`t0`.`job` = 'clerk' AS INT64) AS `p0`,
+    CAST(`t0`.`job_true` IS NOT NULL AS INT64) AS `o1`,
+    IF(`t0`.`job_true` IS NOT NULL, CAST(`t0`.`job_true` = 'nurse' AS INT64), 0) AS `a1`,
+    CAST(`t0`.`job` = 'nurse' AS INT64) AS `p1`,
+    CAST(`t0`.`sick_true` IS NOT NULL AS INT64) AS `o2`,
+    CASE
+      WHEN (
+        `t0`.`sick_true` IS NOT NULL
+      ) AND (
+        `t0`.`sick_true` = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS `a2`,
+    CAST(`t0`.`sick` > 0.5 AS INT64) AS `p2`,
+    CASE
+      WHEN (
+        `t0`.`sick_true` IS NOT NULL
+      )
+      AND NOT (
+        `t0`.`sick_true` = 1
+      )
+      AND NOT (
+        `t0`.`sick_true` = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS `x2`,
+    `t0`.`sick` AS `q2`,
+    CAST((
+      `t0`.`pay_true` IS NOT NULL
+    ) AND NOT (
+      IS_NAN(`t0`.`pay_true`)
+    ) AS INT64) AS `o3`,
+    IF(
+      (
+        `t0`.`pay_true` IS NOT NULL
+      ) AND NOT (
+        IS_NAN(`t0`.`pay_true`)
+      ),
+      ieee_divide(`t0`.`pay_true` - 30.0, 8.0),
+      0.0
+    ) AS `a3`,
+    ieee_divide(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    MOD((
+      MOD(FARM_FINGERPRINT(`t0`.`household`), 256)
+    ) + 256, 256) AS `bucket`,
+    `t0`.`job_true` AS `truth0`,
+    `t0`.`job` AS `decision0`
+  FROM `predictions` AS `t0`
+) AS `t1`
+GROUP BY
+  1,
+  2,
+  3
+
+-- probabilities of output 2
+SELECT
+  `t1`.`attribute0`,
+  `t1`.`attribute1`,
+  `t1`.`bin`,
+  COUNT(*) AS `n`,
+  SUM(`t1`.`o`) AS `seen`,
+  SUM(`t1`.`o` * `t1`.`q`) AS `probability`,
+  SUM(`t1`.`a`) AS `actual`
+FROM (
+  SELECT
+    `t0`.`sex` AS `attribute0`,
+    CASE
+      WHEN `t0`.`age` IS NOT NULL
+      THEN 0 + CAST(`t0`.`age` >= 30.0 AS INT64) + CAST(`t0`.`age` >= 60.0 AS INT64)
+      ELSE NULL
+    END AS `attribute1`,
+    CAST(`t0`.`sick_true` IS NOT NULL AS INT64) AS `o`,
+    CASE
+      WHEN (
+        `t0`.`sick_true` IS NOT NULL
+      ) AND (
+        `t0`.`sick_true` = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS `a`,
+    `t0`.`sick` AS `q`,
+    IF(
+      CAST(FLOOR(`t0`.`sick` * 100) AS INT64) > 99,
+      99,
+      CAST(FLOOR(`t0`.`sick` * 100) AS INT64)
+    ) AS `bin`
+  FROM `predictions` AS `t0`
+) AS `t1`
+GROUP BY
+  1,
+  2,
+  3

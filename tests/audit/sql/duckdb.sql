@@ -1,0 +1,333 @@
+-- Ibis 12
+
+-- truth and decision of job
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."truth0",
+  "t1"."decision0",
+  COUNT(*) AS "n"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= 30.0 AS TINYINT) + CAST("t0"."age" >= 60.0 AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."job.true" IS NOT NULL AS TINYINT) AS "o0",
+    CASE
+      WHEN "t0"."job.true" IS NOT NULL
+      THEN CAST("t0"."job.true" = 'clerk' AS TINYINT)
+      ELSE 0
+    END AS "a0",
+    CAST("t0"."job" = 'clerk' AS TINYINT) AS "p0",
+    CAST("t0"."job.true" IS NOT NULL AS TINYINT) AS "o1",
+    CASE
+      WHEN "t0"."job.true" IS NOT NULL
+      THEN CAST("t0"."job.true" = 'nurse' AS TINYINT)
+      ELSE 0
+    END AS "a1",
+    CAST("t0"."job" = 'nurse' AS TINYINT) AS "p1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a2",
+    CAST("t0"."sick" > 0.5 AS TINYINT) AS "p2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      )
+      AND NOT (
+        "t0"."sick.true" = 1
+      )
+      AND NOT (
+        "t0"."sick.true" = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS "x2",
+    "t0"."sick" AS "q2",
+    CAST((
+      "t0"."pay.true" IS NOT NULL
+    ) AND NOT (
+      ISNAN("t0"."pay.true")
+    ) AS TINYINT) AS "o3",
+    CASE
+      WHEN (
+        "t0"."pay.true" IS NOT NULL
+      ) AND NOT (
+        ISNAN("t0"."pay.true")
+      )
+      THEN (
+        "t0"."pay.true" - 30.0
+      ) / 8.0
+      ELSE 0.0
+    END AS "a3",
+    (
+      "t0"."pay" - 30.0
+    ) / 8.0 AS "p3",
+    (
+      (
+        CAST(CAST(HASH("t0"."household") AS BIT) AS BIGINT) % 256
+      ) + 256
+    ) % 256 AS "bucket",
+    "t0"."job.true" AS "truth0",
+    "t0"."job" AS "decision0"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3,
+  4
+
+-- sums
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."bucket",
+  COUNT(*) AS "n",
+  SUM("t1"."o2") AS "s0",
+  SUM("t1"."a2") AS "s1",
+  SUM("t1"."p2") AS "s2",
+  SUM("t1"."o2" * "t1"."p2") AS "s3",
+  SUM("t1"."a2" * "t1"."p2") AS "s4",
+  SUM("t1"."o3") AS "s5",
+  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."a3") AS "s7",
+  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."a3" * "t1"."a3") AS "s9",
+  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
+  SUM("t1"."a0" * "t1"."p0") AS "s12",
+  SUM("t1"."a1" * "t1"."p1") AS "s13",
+  SUM("t1"."a0") AS "s14",
+  SUM("t1"."a1") AS "s15",
+  SUM((
+    "t1"."o2" - "t1"."a2"
+  ) * (
+    1 - "t1"."p2"
+  )) AS "s16",
+  SUM("t1"."o2" - "t1"."a2") AS "s17",
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  )) AS "s18",
+  SUM("t1"."o3" * (
+    "t1"."p3" - "t1"."a3"
+  )) AS "s19",
+  SUM("t1"."o3" * (
+    "t1"."p3" - "t1"."a3"
+  ) * (
+    "t1"."p3" - "t1"."a3"
+  )) AS "s20",
+  SUM("t1"."a0" * "t1"."p0" * (
+    "t1"."a0" * "t1"."p0"
+  )) AS "s21",
+  SUM("t1"."a1" * "t1"."p1" * (
+    "t1"."a1" * "t1"."p1"
+  )) AS "s22",
+  SUM("t1"."a2" * "t1"."p2" * (
+    "t1"."a2" * "t1"."p2"
+  )) AS "s23",
+  SUM(
+    (
+      "t1"."o2" - "t1"."a2"
+    ) * (
+      1 - "t1"."p2"
+    ) * (
+      (
+        "t1"."o2" - "t1"."a2"
+      ) * (
+        1 - "t1"."p2"
+      )
+    )
+  ) AS "s24",
+  SUM(
+    "t1"."o2" * (
+      "t1"."q2" - "t1"."a2"
+    ) * (
+      "t1"."o2" * (
+        "t1"."q2" - "t1"."a2"
+      )
+    )
+  ) AS "s25",
+  SUM(
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."o3" * (
+        "t1"."p3" - "t1"."a3"
+      )
+    )
+  ) AS "s26",
+  SUM(
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."o3" * (
+        "t1"."p3" - "t1"."a3"
+      ) * (
+        "t1"."p3" - "t1"."a3"
+      )
+    )
+  ) AS "s27",
+  SUM(
+    CAST(COALESCE(
+      NOT (
+        (
+          "t1"."q2" IS NOT NULL
+        )
+        AND NOT (
+          ISNAN("t1"."q2")
+        )
+        AND (
+          "t1"."q2" >= 0
+        )
+        AND (
+          "t1"."q2" <= 1
+        )
+      ),
+      TRUE
+    ) AS TINYINT)
+  ) AS "s28",
+  SUM(CAST(COALESCE(NOT (
+    "t1"."p2" IN (0, 1)
+  ), TRUE) AS TINYINT)) AS "s29",
+  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS TINYINT)) AS "s30",
+  SUM(
+    CAST(COALESCE(NOT (
+      (
+        "t1"."p3" IS NOT NULL
+      ) AND NOT (
+        ISNAN("t1"."p3")
+      )
+    ), TRUE) AS TINYINT)
+  ) AS "s31"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= 30.0 AS TINYINT) + CAST("t0"."age" >= 60.0 AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."job.true" IS NOT NULL AS TINYINT) AS "o0",
+    CASE
+      WHEN "t0"."job.true" IS NOT NULL
+      THEN CAST("t0"."job.true" = 'clerk' AS TINYINT)
+      ELSE 0
+    END AS "a0",
+    CAST("t0"."job" = 'clerk' AS TINYINT) AS "p0",
+    CAST("t0"."job.true" IS NOT NULL AS TINYINT) AS "o1",
+    CASE
+      WHEN "t0"."job.true" IS NOT NULL
+      THEN CAST("t0"."job.true" = 'nurse' AS TINYINT)
+      ELSE 0
+    END AS "a1",
+    CAST("t0"."job" = 'nurse' AS TINYINT) AS "p1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a2",
+    CAST("t0"."sick" > 0.5 AS TINYINT) AS "p2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      )
+      AND NOT (
+        "t0"."sick.true" = 1
+      )
+      AND NOT (
+        "t0"."sick.true" = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS "x2",
+    "t0"."sick" AS "q2",
+    CAST((
+      "t0"."pay.true" IS NOT NULL
+    ) AND NOT (
+      ISNAN("t0"."pay.true")
+    ) AS TINYINT) AS "o3",
+    CASE
+      WHEN (
+        "t0"."pay.true" IS NOT NULL
+      ) AND NOT (
+        ISNAN("t0"."pay.true")
+      )
+      THEN (
+        "t0"."pay.true" - 30.0
+      ) / 8.0
+      ELSE 0.0
+    END AS "a3",
+    (
+      "t0"."pay" - 30.0
+    ) / 8.0 AS "p3",
+    (
+      (
+        CAST(CAST(HASH("t0"."household") AS BIT) AS BIGINT) % 256
+      ) + 256
+    ) % 256 AS "bucket",
+    "t0"."job.true" AS "truth0",
+    "t0"."job" AS "decision0"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3
+
+-- probabilities of output 2
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."bin",
+  COUNT(*) AS "n",
+  SUM("t1"."o") AS "seen",
+  SUM("t1"."o" * "t1"."q") AS "probability",
+  SUM("t1"."a") AS "actual"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= 30.0 AS TINYINT) + CAST("t0"."age" >= 60.0 AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a",
+    "t0"."sick" AS "q",
+    CASE
+      WHEN CAST(FLOOR("t0"."sick" * 100) AS BIGINT) > 99
+      THEN 99
+      ELSE CAST(FLOOR("t0"."sick" * 100) AS BIGINT)
+    END AS "bin"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3

@@ -1,0 +1,268 @@
+-- Ibis 12
+
+-- truth and decision of job
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."truth0",
+  "t1"."decision0",
+  COUNT(*) AS "n"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= CAST(30.0 AS DOUBLE) AS TINYINT) + CAST("t0"."age" >= CAST(60.0 AS DOUBLE) AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a2",
+    CAST("t0"."sick" > CAST(0.5 AS DOUBLE) AS TINYINT) AS "p2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      )
+      AND NOT (
+        "t0"."sick.true" = 1
+      )
+      AND NOT (
+        "t0"."sick.true" = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS "x2",
+    "t0"."sick" AS "q2",
+    CAST((
+      "t0"."pay.true" IS NOT NULL
+    ) AND NOT (
+      IS_NAN("t0"."pay.true")
+    ) AS TINYINT) AS "o3",
+    IF(
+      (
+        "t0"."pay.true" IS NOT NULL
+      ) AND NOT (
+        IS_NAN("t0"."pay.true")
+      ),
+      (
+        "t0"."pay.true" - CAST(30.0 AS DOUBLE)
+      ) / CAST(8.0 AS DOUBLE),
+      CAST(0.0 AS DOUBLE)
+    ) AS "a3",
+    (
+      "t0"."pay" - CAST(30.0 AS DOUBLE)
+    ) / CAST(8.0 AS DOUBLE) AS "p3",
+    CAST(FLOOR(RAND() * 256) AS BIGINT) AS "bucket",
+    "t0"."job.true" AS "truth0",
+    "t0"."job" AS "decision0"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3,
+  4
+
+-- sums
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."bucket",
+  COUNT(*) AS "n",
+  SUM("t1"."o2") AS "s0",
+  SUM("t1"."a2") AS "s1",
+  SUM("t1"."p2") AS "s2",
+  SUM("t1"."o2" * "t1"."p2") AS "s3",
+  SUM("t1"."a2" * "t1"."p2") AS "s4",
+  SUM("t1"."o3") AS "s5",
+  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."a3") AS "s7",
+  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."a3" * "t1"."a3") AS "s9",
+  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  )) AS "s12",
+  SUM("t1"."o3" * (
+    "t1"."p3" - "t1"."a3"
+  )) AS "s13",
+  SUM("t1"."o3" * (
+    "t1"."p3" - "t1"."a3"
+  ) * (
+    "t1"."p3" - "t1"."a3"
+  )) AS "s14",
+  SUM(
+    "t1"."o2" * (
+      "t1"."q2" - "t1"."a2"
+    ) * (
+      "t1"."o2" * (
+        "t1"."q2" - "t1"."a2"
+      )
+    )
+  ) AS "s15",
+  SUM(
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."o3" * (
+        "t1"."p3" - "t1"."a3"
+      )
+    )
+  ) AS "s16",
+  SUM(
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."o3" * (
+        "t1"."p3" - "t1"."a3"
+      ) * (
+        "t1"."p3" - "t1"."a3"
+      )
+    )
+  ) AS "s17",
+  SUM(
+    CAST(COALESCE(
+      NOT (
+        (
+          "t1"."q2" IS NOT NULL
+        )
+        AND NOT (
+          IS_NAN("t1"."q2")
+        )
+        AND (
+          "t1"."q2" >= 0
+        )
+        AND (
+          "t1"."q2" <= 1
+        )
+      ),
+      TRUE
+    ) AS TINYINT)
+  ) AS "s18",
+  SUM(CAST(COALESCE(NOT (
+    "t1"."p2" IN (0, 1)
+  ), TRUE) AS TINYINT)) AS "s19",
+  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS TINYINT)) AS "s20",
+  SUM(
+    CAST(COALESCE(
+      NOT (
+        (
+          "t1"."p3" IS NOT NULL
+        ) AND NOT (
+          IS_NAN("t1"."p3")
+        )
+      ),
+      TRUE
+    ) AS TINYINT)
+  ) AS "s21"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= CAST(30.0 AS DOUBLE) AS TINYINT) + CAST("t0"."age" >= CAST(60.0 AS DOUBLE) AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a2",
+    CAST("t0"."sick" > CAST(0.5 AS DOUBLE) AS TINYINT) AS "p2",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      )
+      AND NOT (
+        "t0"."sick.true" = 1
+      )
+      AND NOT (
+        "t0"."sick.true" = 0
+      )
+      THEN 1
+      ELSE 0
+    END AS "x2",
+    "t0"."sick" AS "q2",
+    CAST((
+      "t0"."pay.true" IS NOT NULL
+    ) AND NOT (
+      IS_NAN("t0"."pay.true")
+    ) AS TINYINT) AS "o3",
+    IF(
+      (
+        "t0"."pay.true" IS NOT NULL
+      ) AND NOT (
+        IS_NAN("t0"."pay.true")
+      ),
+      (
+        "t0"."pay.true" - CAST(30.0 AS DOUBLE)
+      ) / CAST(8.0 AS DOUBLE),
+      CAST(0.0 AS DOUBLE)
+    ) AS "a3",
+    (
+      "t0"."pay" - CAST(30.0 AS DOUBLE)
+    ) / CAST(8.0 AS DOUBLE) AS "p3",
+    CAST(FLOOR(RAND() * 256) AS BIGINT) AS "bucket",
+    "t0"."job.true" AS "truth0",
+    "t0"."job" AS "decision0"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3
+
+-- probabilities of output 2
+SELECT
+  "t1"."attribute0",
+  "t1"."attribute1",
+  "t1"."bin",
+  COUNT(*) AS "n",
+  SUM("t1"."o") AS "seen",
+  SUM("t1"."o" * "t1"."q") AS "probability",
+  SUM("t1"."a") AS "actual"
+FROM (
+  SELECT
+    "t0"."sex" AS "attribute0",
+    CASE
+      WHEN "t0"."age" IS NOT NULL
+      THEN 0 + CAST("t0"."age" >= CAST(30.0 AS DOUBLE) AS TINYINT) + CAST("t0"."age" >= CAST(60.0 AS DOUBLE) AS TINYINT)
+      ELSE NULL
+    END AS "attribute1",
+    CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o",
+    CASE
+      WHEN (
+        "t0"."sick.true" IS NOT NULL
+      ) AND (
+        "t0"."sick.true" = 1
+      )
+      THEN 1
+      ELSE 0
+    END AS "a",
+    "t0"."sick" AS "q",
+    IF(
+      CAST(FLOOR("t0"."sick" * 100) AS BIGINT) > 99,
+      99,
+      CAST(FLOOR("t0"."sick" * 100) AS BIGINT)
+    ) AS "bin"
+  FROM "predictions" AS "t0"
+) AS "t1"
+GROUP BY
+  1,
+  2,
+  3
