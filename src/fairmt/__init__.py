@@ -20,6 +20,7 @@ _PUBLIC = {
     "LinearHeads": "fairmt.models",
     "FairMTLearner": "fairmt.estimator",
     "Schema": "fairmt.data",
+    "ParquetTable": "fairmt.data",
     "load_dataset": "fairmt.data:load",
     "datasets": "fairmt.data",
     "dataset_card": "fairmt.data:card",

@@ -75,8 +75,8 @@ class Constraint:
 
     and for a statistic without orientation ``v = [|q - c| - ε]₊`` around its centre c, which
     carries no gradient. With floors, ``[floor - b - η]₊`` joins as further entries. All known
-    entries become ``C = (1/κ) log Σ ω exp(κ v)``, Σω = 1, ω ∝ task weight / (statistics of the
-    task · attributes · groups).
+    entries become ``C = (1/κ) log Σ ω exp(κ v)``, Σω = 1, ω ∝ task weight / (attributes ·
+    groups).
 
     Parameters
     ----------
@@ -247,9 +247,8 @@ class Constraint:
             return found
         return replace(found, value=with_gradients(found.value, [rates], [gradient]))
 
-    @torch.no_grad()
     def judge(self, rates: Tensor, evidence: Tensor) -> tuple[Aggregate, Tensor]:
-        """The aggregate, and its derivative by the rates (1 + G, J), in closed form."""
+        """The aggregate, and its derivative by the rates (1 + G, J), which must have no graph."""
         compared = self.known(evidence)
         gaps = self._gaps(rates, compared, evidence)
         slack, known = self._with_floors(gaps.slack, compared, rates, evidence)
@@ -359,10 +358,13 @@ def _tolerances(ledger: Ledger, tolerance: float | Mapping[str, float]) -> Tenso
 
 
 def _weights(ledger: Ledger, groups: Groups) -> Tensor:
-    """ω (G, J), summing to 1 if every entry is known."""
-    n_statistics = torch.bincount(ledger.task_index, minlength=len(ledger.layout.tasks))
+    """ω (G, J), summing to 1 if every entry is known.
+
+    Every pair of statistic and attribute counts alike, as in the figures that judge. Counting every
+    task alike instead closed less (census records: 20 % of the gap for 1 % of utility, not 22 %).
+    """
     task_weight = torch.tensor([t.weight for t in ledger.layout.tasks], dtype=torch.float64)
-    per_statistic = (task_weight / n_statistics.clamp(min=1))[ledger.task_index]
+    per_statistic = task_weight[ledger.task_index]
     sizes = torch.tensor([p.groups.stop - p.groups.start for p in groups.partitions])
     per_group = 1.0 / (len(groups.partitions) * sizes[groups.partition_of_group()])
     omega = per_group[:, None] * per_statistic[None, :]

@@ -26,7 +26,7 @@ from fairmt.ledger import Ledger
 from fairmt.methods import FairMT, StepMethod, method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
-from fairmt.path import Candidate, Choice, Path, PathEvaluator, judge, predict_outputs
+from fairmt.path import Candidate, Choice, Path, PathEvaluator, check_wish, judge, predict_outputs
 from fairmt.sampling import Source, TableSource
 from fairmt.store import StoreError, load_state, save_state
 from fairmt.tasks import Layout, Task
@@ -117,7 +117,7 @@ class FairMTLearner(BaseEstimator):
         learning_rate: float = 1e-3,
         patience: int | None = 3,
         controller: str = "path",
-        strengths: tuple[float, float] = (0.05, 6.0),
+        strengths: tuple[float, float] = (0.3, 20.0),
         floors: float | None = None,
         balance: float = 0.0,
         attributes_as_inputs: bool = False,
@@ -208,7 +208,7 @@ class FairMTLearner(BaseEstimator):
             For unusable input; the message names the column, row, argument or group.
         """
         from fairmt.data import ParquetTable, Schema, check_leakage, split
-        from fairmt.frames import assemble
+        from fairmt.frames import assemble, checked_parts
 
         if isinstance(X, ParquetTable):
             given = {"y": y, "sensitive_features": sensitive_features, "parts": parts}
@@ -217,6 +217,7 @@ class FairMTLearner(BaseEstimator):
         if parts is None:
             unit = None if table.split_by is None else table.frame[table.split_by].to_numpy()
             parts = split(table.frame, fractions=(0.75, 0.10, 0.15, 0.0), unit=unit, seed=self.seed)
+        parts = checked_parts(parts, PARTS, len(table.frame))
         frames = {part: table.frame.iloc[parts[part]] for part in PARTS}
         schema = Schema.infer(
             frames["train"],
@@ -255,6 +256,8 @@ class FairMTLearner(BaseEstimator):
 
     def _fit(self, schema: Any, tables: Mapping[str, Any], source: Source | None = None) -> None:
         """Train on encoded tables; with a source of batches, 'train' is a sample of its rows."""
+        wish = dict.fromkeys(("tolerance", "utility_budget", "strength")) | self._wish()
+        check_wish(**wish)
         torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
@@ -410,14 +413,18 @@ class FairMTLearner(BaseEstimator):
             "strength": strength,
         }
         if all(v is None for v in wish.values()):
-            wish = {k: getattr(self, k) for k in wish}
-            if all(v is None for v in wish.values()):
-                wish["utility_budget"] = 0.01
+            wish = self._wish()
         self.choice_ = self.path_.choose(**wish)
         if not self.choice_.reached:
             warnings.warn(self.choice_.reason, stacklevel=2)
         self._use(self.choice_.point.candidate)
         return self.choice_
+
+    def _wish(self) -> dict[str, float | None]:
+        """How the learner's settings choose a candidate."""
+        words = ("tolerance", "utility_budget", "strength")
+        wish = {w: getattr(self, w) for w in words}
+        return wish if any(v is not None for v in wish.values()) else {"utility_budget": 0.01}
 
     def _use(self, candidate: Candidate) -> None:
         self.model_.load_state_dict(candidate.weights)

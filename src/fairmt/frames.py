@@ -125,6 +125,29 @@ def _from_one_frame(
     )
 
 
+def checked_parts(parts: Mapping[str, Any], names: Sequence[str], n: int) -> dict[str, np.ndarray]:
+    """Row positions (or masks) of parts that a user made, as positions; the first one trains.
+
+    Raises
+    ------
+    ValueError
+        If a part is absent or empty, holds no rows of the table, or shares some with training.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in names:
+        if name not in parts:
+            raise ValueError(f"parts lacks '{name}'; found {sorted(parts)}.")
+        rows = np.asarray(parts[name])
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if len(rows) == 0 or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
+            raise ValueError(f"parts['{name}'] must hold row positions from 0 to {n - 1}.")
+        shared = np.intersect1d(rows, found.get(names[0], []))
+        if len(shared):
+            raise ValueError(f"Row {int(shared[0])} stands in '{names[0]}' and in '{name}'.")
+        found[name] = rows
+    return found
+
+
 def is_table(X: Any) -> bool:
     """Whether X is a frame or the path of one, and no bare array."""
     return isinstance(X, pd.DataFrame | str | Path) or hasattr(X, "to_pandas")

@@ -22,15 +22,12 @@ class Statistic:
     task: str
     output: str | None
     measure: str
+    orientation: int
 
     @property
     def name(self) -> str:
         """As reports call it: 'recall of employed', 'accuracy'."""
         return self.measure if self.output is None else f"{self.measure} of {self.output}"
-
-    @property
-    def orientation(self) -> int:
-        return MEASURES[self.measure].orientation
 
 
 @dataclass(frozen=True)
@@ -144,11 +141,11 @@ class Ledger:
             if rate.per_task:
                 owners = list(dict.fromkeys(t.name for t, _ in entries))
                 owner = torch.tensor([owners.index(t.name) for t, _ in entries])
-                statistics += [Statistic(t, None, name) for t in owners]
+                statistics += [Statistic(t, None, name, orientation) for t in owners]
                 n_columns = len(owners)
             else:
                 statistics += [
-                    Statistic(t.name, t.outputs[k] if t.n_outputs > 1 else None, name)
+                    Statistic(t.name, t.outputs[k] if t.n_outputs > 1 else None, name, orientation)
                     for t, k in entries
                 ]
                 n_columns = len(entries)

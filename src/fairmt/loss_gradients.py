@@ -45,7 +45,6 @@ class LossGradients:
             (f, Losses(Layout(f.tasks))) for f in layout.families if _loss_of(f) == "ccc"
         ]
 
-    @torch.no_grad()
     def __call__(
         self,
         outputs: Tensor,
@@ -59,6 +58,7 @@ class LossGradients:
 
         Parameters
         ----------
+        outputs : without a graph; the derivative is part of the answer.
         truths : observed and actual (B, n_outputs), see `fairmt.truths.truths`.
         """
         layout = self.layout

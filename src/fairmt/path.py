@@ -221,7 +221,7 @@ class Path:
     groups: Groups
     candidates: list[Candidate]
     rows: Tensor
-    confidence: float = 0.8
+    confidence: float = 0.6
     plain: int = field(init=False)
     optimism: float = field(init=False)
     points: list[Point] = field(init=False)
@@ -290,8 +290,8 @@ class Path:
         ----------
         tolerance : float in [0, 1]
             Every gap at most this: the candidate of the highest utility among those, the nearest
-            where there is none. Gaps are taken less their upward bias; where there are too few
-            people to tell a gap of this size from none, it must not be clearly larger.
+            where there is none. What counts is the gap that is likely behind what validation rows
+            show, see `gaps`.
         utility_budget : float in [0, 1)
             The smallest shortfall whose relative loss of utility against the plain model stays
             within the budget, by the lower one-sided bound.
@@ -303,24 +303,12 @@ class Path:
         ValueError
             Unless exactly one of the three is given, in its range.
         """
-        given = [x is not None for x in (tolerance, utility_budget, strength)]
-        if sum(given) != 1:
-            raise ValueError(
-                "Give exactly one of tolerance, utility_budget and strength. "
-                f"Found tolerance={tolerance}, utility_budget={utility_budget}, "
-                f"strength={strength}."
-            )
+        check_wish(tolerance, utility_budget, strength)
         if tolerance is not None:
-            if not 0 <= tolerance <= 1:
-                raise ValueError(f"tolerance must lie in [0, 1]. Found {tolerance}.")
             return self._within_tolerance(tolerance)
         if utility_budget is not None:
-            if not 0 <= utility_budget < 1:
-                raise ValueError(f"utility_budget must lie in [0, 1). Found {utility_budget}.")
             return self._within_budget(utility_budget)
         assert strength is not None
-        if not strength >= 0:
-            raise ValueError(f"strength must not be negative. Found {strength}.")
         if strength == 0:
             return Choice(self.points[self.plain], "the plain model")
         own = [p for p in self.points if p.candidate.segment == "path"]
@@ -365,7 +353,7 @@ class Path:
             return Choice(best, note)
         best = min(open_, key=lambda p: max(e["over"] for e in outside[p.index]))
         pressing = [
-            f"{e['task']}: {e['statistic']} by {e['attribute']} ({e['corrected']:.3f})"
+            f"{e['task']}: {e['statistic']} by {e['attribute']} ({e['likely']:.3f})"
             for e in outside[best.index][:3]
         ]
         return Choice(
@@ -385,33 +373,67 @@ class Path:
     def gaps(self, point: Point, tolerance: float = 0.0) -> list[dict[str, Any]]:
         """The counted gaps of a candidate, largest first.
 
-        Each with `corrected`, the gap less its upward bias; `unclear`, whether its sampling error
-        is too large for this tolerance; and `over`, by how much it is beyond it.
+        Each with `likely`, the gap that is behind what was seen (less its upward bias, and shrunk
+        towards the mean of all gaps by as much as it is noisy); `unclear`, whether its sampling
+        error is too large for this tolerance; and `over`, by how much it is likely beyond it.
         """
-        gaps = self.yardstick.gaps(self.ledger.rates(point.candidate.moments.sums))
-        errors = gap_errors(self.ledger, self.groups, point.candidate.moments)
+        counted = self.yardstick.counted
+        gaps = self.yardstick.gaps(self.ledger.rates(point.candidate.moments.sums))[counted]
+        errors = gap_errors(self.ledger, self.groups, point.candidate.moments)[counted]
+        # A gap d between two rates with error s is seen as |d + s Z|, whose square is d² + s².
+        likely = shrink((gaps**2 - errors**2).clamp(min=0.0).sqrt(), errors)
         rows = []
-        for p, j in self.yardstick.counted.nonzero().tolist():
-            statistic, gap, error = (
-                self.ledger.statistics[j],
-                float(gaps[p, j]),
-                float(errors[p, j]),
-            )
-            # A gap d between two rates with error s is seen as E|d + s Z|; its square is d² + s².
-            corrected = math.sqrt(max(gap**2 - error**2, 0.0))
-            unclear = Z_ONE_SIDED * error > tolerance
+        for i, (p, j) in enumerate(counted.nonzero().tolist()):
+            statistic = self.ledger.statistics[j]
             rows.append(
                 {
                     "task": statistic.task,
                     "statistic": statistic.name,
                     "attribute": self.groups.partitions[p].name,
-                    "gap": gap,
-                    "corrected": corrected,
-                    "unclear": unclear,
-                    "over": (gap - Z_ONE_SIDED * error if unclear else corrected) - tolerance,
+                    "gap": float(gaps[i]),
+                    "likely": float(likely[i]),
+                    "unclear": bool(Z_ONE_SIDED * errors[i] > tolerance),
+                    "over": float(likely[i]) - tolerance,
                 }
             )
         return sorted(rows, key=lambda r: -r["gap"])
+
+
+def shrink(values: Tensor, errors: Tensor) -> Tensor:
+    """Noisy values drawn towards their common mean (empirical Bayes; DerSimonian and Laird 1986).
+
+    The largest of many noisy values is mostly noise; shrunk, their maximum can be trusted.
+
+    Parameters
+    ----------
+    values, errors : Tensor (N,), the errors positive.
+    """
+    if len(values) < 3:
+        return values
+    w = 1 / errors.clamp(min=1e-6) ** 2
+    centre = (w * values).sum() / w.sum()
+    spread = (w * (values - centre) ** 2).sum() - (len(values) - 1)
+    between = (spread / (w.sum() - (w**2).sum() / w.sum())).clamp(min=0.0)
+    total = 1 / (errors**2 + between).clamp(min=1e-12)
+    mean = (total * values).sum() / total.sum()
+    return mean + (values - mean) * between * total
+
+
+def check_wish(
+    tolerance: float | None, utility_budget: float | None, strength: float | None
+) -> None:
+    """Raise ValueError unless exactly one of the three is given, in its range."""
+    if sum(x is not None for x in (tolerance, utility_budget, strength)) != 1:
+        raise ValueError(
+            "Give exactly one of tolerance, utility_budget and strength. "
+            f"Found tolerance={tolerance}, utility_budget={utility_budget}, strength={strength}."
+        )
+    if tolerance is not None and not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance must lie in [0, 1]. Found {tolerance}.")
+    if utility_budget is not None and not 0 <= utility_budget < 1:
+        raise ValueError(f"utility_budget must lie in [0, 1). Found {utility_budget}.")
+    if strength is not None and not strength >= 0:
+        raise ValueError(f"strength must not be negative. Found {strength}.")
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,6 @@ class _Part:
                 block.add_to(total, gradient)
 
 
-@torch.no_grad()
 def soften(layout: Layout, outputs: Tensor, offsets: Tensor | None, temperature: float) -> Tensor:
     """What `fairmt.ledger.decide` gives with a temperature, without a graph."""
     factor = 1 / temperature

@@ -8,7 +8,6 @@ from torch import Tensor
 from fairmt.tasks import Layout
 
 
-@torch.no_grad()
 def truths(
     layout: Layout, labels: Tensor, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:

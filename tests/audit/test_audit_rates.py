@@ -10,7 +10,7 @@ import torch
 import fairmt
 from fairmt.auditing.memory import cube_of_rows
 from fairmt.auditing.plan import make_plan
-from fairmt.auditing.predictions import read_rows
+from fairmt.auditing.reading import read_rows
 from fairmt.ledger import Ledger
 from fairmt.moments import Moments
 

@@ -199,10 +199,10 @@ def random_moments(seed: int = 0) -> Moments:
 
 
 def weights_by_formula() -> Tensor:
-    """Task weight over statistics of the task, attributes and groups, before normalisation."""
+    """Task weight over attributes and groups, before normalisation."""
     omega = torch.empty(5, 5, dtype=torch.float64)
     for j, statistic in enumerate(MIXED.statistics):
-        per_task = {"ill": 3.0 / 2, "job": 1.0 / 3}[statistic.task]
+        per_task = {"ill": 3.0, "job": 1.0}[statistic.task]
         omega[:2, j], omega[2:, j] = per_task / 2 / 2, per_task / 2 / 3
     return omega
 

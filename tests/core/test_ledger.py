@@ -50,6 +50,7 @@ def test_a_favourable_class_gives_parity_of_rates_a_direction() -> None:
     for task, orientation in ((TWO, 0), (LIKED, 1)):
         ledger = Ledger(Layout((task,)), {"home": ["demographic_parity"]})
         assert ledger.orientation.tolist() == [orientation]
+        assert [s.orientation for s in ledger.statistics] == [orientation]
 
 
 MIXED = Layout(

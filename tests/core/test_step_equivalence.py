@@ -246,10 +246,9 @@ class Slow:
     ) -> Tensor:
         entries: list[tuple[float, Tensor]] = []
         n_partitions = len(self.groups.partitions)
-        per_task = {t.name: sum(s.task == t.name for s in self.statistics) for t in TASKS}
         for j, statistic in enumerate(self.statistics):
             measure = MEASURES[statistic.measure]
-            weight = LAYOUT[statistic.task].weight / per_task[statistic.task] / n_partitions
+            weight = LAYOUT[statistic.task].weight / n_partitions
             for partition in self.groups.partitions:
                 own = range(partition.groups.start + 1, partition.groups.stop + 1)
                 known = [g for g in own if evidence[j, g] >= MIN_EVIDENCE]
@@ -266,13 +265,13 @@ class Slow:
                             entries.append((omega, torch.relu(fall)))
         if not entries:
             return torch.zeros((), dtype=torch.float64)
-        omega = torch.tensor([e[0] for e in entries], dtype=torch.float64)
-        omega, v = omega / omega.sum(), torch.stack([e[1] for e in entries])
+        omegas = torch.tensor([e[0] for e in entries], dtype=torch.float64)
+        share, v = omegas / omegas.sum(), torch.stack([e[1] for e in entries])
         if math.isinf(self.sharpness):
             return v.max()
         if self.sharpness == 0:
-            return (omega * v).sum()
-        return (omega * (self.sharpness * v).exp()).sum().log() / self.sharpness
+            return (share * v).sum()
+        return (share * (self.sharpness * v).exp()).sum().log() / self.sharpness
 
     def violations(
         self,
@@ -401,7 +400,8 @@ def test_gradients_of_a_step_equal_those_of_autograd(option: str, weighted: bool
             torch.testing.assert_close(ours.grad, theirs, rtol=1e-9, atol=1e-12)
         with torch.no_grad():
             for ours, twin in zip(fast.model.parameters(), twins, strict=True):
-                ours -= 0.05 * ours.grad
+                assert ours.grad is not None
+                ours.sub_(ours.grad, alpha=0.05)
                 twin.copy_(ours)
     assert constrained > 0
 

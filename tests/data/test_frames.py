@@ -21,6 +21,7 @@ from fairmt.frames import (
     Table,
     as_features,
     assemble,
+    checked_parts,
     infer_task,
     labels_of,
     parse_task,
@@ -319,6 +320,36 @@ def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> 
     given = {"y": FRAME["pay"].to_numpy()} | arguments
     with pytest.raises(ValueError, match=message):
         _assemble(FRAME[["x"]], **given)
+
+
+# -- parts of one's own ---------------------------------------------------------------------
+
+NAMES = ("train", "calibration", "validation")
+
+
+def test_parts_may_be_positions_or_masks() -> None:
+    found = checked_parts(
+        {"train": [0, 1], "calibration": np.array([2]), "validation": np.arange(5) == 4}, NAMES, 5
+    )
+    assert [found[name].tolist() for name in NAMES] == [[0, 1], [2], [4]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"calibration": None}, r"parts lacks 'calibration'; found \['train', 'validation'\]"),
+        ({"calibration": []}, r"parts\['calibration'\] must hold row positions from 0 to 9"),
+        ({"validation": [3, 10]}, r"parts\['validation'\] must hold row positions from 0 to 9"),
+        ({"validation": [-1]}, r"parts\['validation'\] must hold row positions"),
+        ({"validation": ["a"]}, r"parts\['validation'\] must hold row positions"),
+        ({"validation": [5, 1]}, "Row 1 stands in 'train' and in 'validation'"),
+    ],
+)
+def test_parts_that_cannot_be_are_named(parts: dict[str, Any], message: str) -> None:
+    given = {"train": [0, 1, 2], "calibration": [3], "validation": [4]} | parts
+    given = {name: rows for name, rows in given.items() if rows is not None}
+    with pytest.raises(ValueError, match=message):
+        checked_parts(given, NAMES, 10)
 
 
 # -- labels ---------------------------------------------------------------------------------

@@ -307,7 +307,7 @@ def test_a_bad_weight_is_named_with_its_row(value: float, message: str) -> None:
 
 def test_weights_that_are_all_zero_are_refused() -> None:
     frame = _frame().assign(w=0.0)
-    with pytest.raises(ValueError, match="Weight column 'w' is 0 in every row"):
+    with pytest.raises(ValueError, match="Every weight in column 'w' is zero"):
         _schema(frame, weight="w").encode(frame)
 
 

@@ -1,7 +1,9 @@
-"""Audit any model's predictions: rates by group, gaps with intervals, and a report."""
+"""Audit any model's predictions: rates by group, gaps with intervals, comparisons, reports."""
 
+from fairmt.auditing.compare import Comparison, compare
+from fairmt.auditing.models import audit_model
 from fairmt.auditing.predictions import audit
 from fairmt.auditing.result import AuditResult
 from fairmt.auditing.tensors import from_tensors
 
-__all__ = ["AuditResult", "audit", "from_tensors"]
+__all__ = ["AuditResult", "Comparison", "audit", "audit_model", "compare", "from_tensors"]

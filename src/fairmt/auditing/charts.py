@@ -3,119 +3,175 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from fairmt.auditing.intervals import wilson
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+MARKS = {
+    "outside your tolerance": "▲",
+    "above your tolerance, within sampling error": "△",
+    "within your tolerance": "✓",
+    "too few people to tell": "?",
+}
+"""What stands beside a number, so that no verdict is told by colour alone."""
+_FEW = 10
+"""Bins with fewer people are not drawn."""
+_DEPTHS = (0.05, 0.1, 0.2, 0.35)
+"""Where the shades of the map change, for gaps that are shares."""
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">'
+        f"{escape(content)}</text>"
     )
 
 
-def _open(width: float, height: float, label: str) -> str:
+def opened(width: float, height: float, label: str) -> str:
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(label, quote=True)}" style="max-width:{width:.0f}px">'
     )
 
 
-def heat_map(gaps: pd.DataFrame, tolerance: float | None) -> str:
-    """Task by attribute: the worst gap of each, as number and as depth of colour."""
-    if not len(gaps):
-        return ""
-    table = gaps.pivot_table(
-        index="task", columns="attribute", values="gap", aggfunc="max", sort=False
-    )
-    left, cell, row = 170, 110, 38
-    width, height = left + cell * table.shape[1] + 10, 34 + row * table.shape[0]
-    parts = [_open(width, height, "Worst gap of every task and attribute")]
-    for j, name in enumerate(table.columns):
-        parts.append(_text(left + cell * (j + 0.5), 20, _short(str(name), 16), "middle"))
-    for i, (task, values) in enumerate(table.iterrows()):
-        y = 30 + row * i
-        parts.append(_text(left - 10, y + row / 2 + 5, _short(str(task), 22), "end"))
-        for j, value in enumerate(values):
-            x = left + cell * j
-            if math.isnan(value):
-                parts.append(_text(x + cell / 2, y + row / 2 + 5, "–", "middle", "dim"))
-                continue
-            opacity = min(1.0, 0.08 + 1.2 * value)
-            mark = ""
-            if tolerance is not None:
-                mark = " ▲" if value > tolerance else " ✓"
-            ink = "on" if opacity > 0.55 else ""
-            parts.append(
-                f'<rect x="{x + 2}" y="{y + 2}" width="{cell - 4}" height="{row - 4}" rx="4" '
-                f'class="heat" fill-opacity="{opacity:.2f}"/>'
-            )
-            parts.append(_text(x + cell / 2, y + row / 2 + 5, f"{value:.2f}{mark}", "middle", ink))
-    return "".join(parts) + "</svg>"
+def shade(gap: float) -> int:
+    """Depth of colour of a gap, 0 to 4."""
+    return sum(gap > d for d in _DEPTHS)
 
 
 def forest(gaps: pd.DataFrame, tolerance: float | None) -> str:
     """Gaps with their intervals; the hollow mark is what chance alone would show."""
     if not len(gaps):
         return ""
-    left, span, row = 330, 360, 24
-    height = 40 + row * len(gaps)
-    top = max(float(gaps["high"].max()), float(gaps["gap"].max()), tolerance or 0.0, 0.05)
-    top = top if not math.isnan(top) else float(gaps["gap"].max())
+    left, span, row = 330, 360, 26
+    height = 44 + row * len(gaps)
+    ends = [*gaps["high"], *gaps["gap"], tolerance or 0.0, 0.05]
+    top = max(v for v in ends if not math.isnan(v))
 
     def at(value: float) -> float:
-        return left + span * value / top
+        return left + span * min(max(value, 0.0), top) / top
 
-    parts = [_open(left + span + 60, height, "Gaps with intervals")]
-    for tick in _ticks(top):
-        x = at(tick)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 8}" class="grid"/>')
-        parts.append(_text(at(tick), 16, f"{tick:g}", "middle", "dim"))
+    parts = [opened(left + span + 60, height, "Gaps with intervals; the table below has them too")]
+    for tick in ticks(0.0, top):
+        parts.append(_line(at(tick), at(tick), 24, height - 12, "grid"))
+        parts.append(text(at(tick), 16, f"{tick:g}", "middle", "dim"))
     if tolerance is not None:
-        x = at(tolerance)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 8}" class="limit"/>')
-        parts.append(_text(x + 3, height - 1, "tolerance", "start", "dim small"))
-    for i, (_, r) in enumerate(gaps.iterrows()):
-        y = 38 + row * i
+        parts.append(_line(at(tolerance), at(tolerance), 24, height - 12, "limit"))
+        parts.append(text(at(tolerance) + 4, height - 1, "tolerance", "start", "dim small"))
+    for i, r in enumerate(gaps.to_dict("records")):
+        y = 40 + row * i
         label = f"{r['task']}: {r['statistic']} by {r['attribute']}"
-        parts.append(_text(left - 12, y + 4, _short(label, 48), "end", "small"))
+        parts.append(f"<g><title>{escape(label)}</title>")
+        parts.append(text(left - 12, y + 4, short(label, 46), "end", "small"))
         if not math.isnan(r["low"]):
-            parts.append(
-                f'<line x1="{at(r["low"]):.1f}" x2="{at(r["high"]):.1f}" y1="{y}" y2="{y}" '
-                'class="whisker"/>'
-            )
+            parts.append(_line(at(r["low"]), at(r["high"]), y, y, "whisker"))
+            for end in ("low", "high"):
+                parts.append(_line(at(r[end]), at(r[end]), y - 4, y + 4, "whisker"))
         if not math.isnan(r["noise_floor"]):
             parts.append(f'<circle cx="{at(r["noise_floor"]):.1f}" cy="{y}" r="4" class="hollow"/>')
         parts.append(f'<circle cx="{at(r["gap"]):.1f}" cy="{y}" r="5" class="dot"/>')
-        parts.append(_text(at(r["gap"]) + 9, y - 5, f"{r['gap']:.2f}", "start", "small"))
+        parts.append(text(at(r["gap"]) + 8, y - 6, f"{r['gap']:.2f}", "start", "small"))
+        parts.append("</g>")
     return "".join(parts) + "</svg>"
 
 
-def group_bars(groups: list[dict[str, Any]]) -> str:
+def group_bars(
+    groups: Sequence[dict[str, Any]], bounded: bool, label: str, form: Callable[[float], str]
+) -> str:
     """A rate of every group, with interval and number of people."""
-    left, span, row = 190, 300, 26
-    height = 10 + row * len(groups)
-    parts = [_open(left + span + 130, height, "Rate of every group")]
+    left, span, row = 210, 320, 26
+    height = 12 + row * len(groups)
+    known = [g for g in groups if not math.isnan(g["value"])]
+    ends = [v for g in known for v in (g["value"], g["low"], g["high"]) if not math.isnan(v)]
+    low = 0.0 if bounded else min([0.0, *ends])
+    high = 1.0 if bounded else max([0.0, *ends])
+    high = high if high > low else low + 1.0
+
+    def at(value: float) -> float:
+        return left + span * (min(max(value, low), high) - low) / (high - low)
+
+    parts = [opened(left + span + 140, height, label)]
     for i, g in enumerate(groups):
         y = 6 + row * i
-        name = g["group"].partition("=")[2] if "&" not in g["group"] else g["group"]
-        parts.append(_text(left - 10, y + 15, _short(name, 26), "end"))
+        parts.append(f"<g><title>{escape(g['group'])}</title>")
+        parts.append(text(left - 10, y + 15, short(group_name(g["group"]), 30), "end"))
         if math.isnan(g["value"]):
-            note = f"too few to tell (n = {g['n']:.0f})"
-            parts.append(_text(left + 4, y + 15, note, "start", "dim"))
+            note = f"too few to tell (n = {g['n']:,.0f})"
+            parts.append(text(left + 4, y + 15, note, "start", "dim") + "</g>")
             continue
-        width = span * min(max(g["value"], 0.0), 1.0)
+        start, end = sorted((at(0.0), at(g["value"])))
         parts.append(
-            f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" height="{row - 8}" class="bar"/>'
+            f'<rect x="{start:.1f}" y="{y + 2}" width="{max(end - start, 0.5):.1f}" '
+            f'height="{row - 8}" class="bar"/>'
         )
         if not math.isnan(g["low"]):
-            x1, x2 = left + span * max(g["low"], 0), left + span * min(g["high"], 1)
-            parts.append(
-                f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y + 11}" y2="{y + 11}" class="whisker"/>'
-            )
-        note = f"{g['value']:.0%}  n = {g['n']:,.0f}"
-        parts.append(_text(left + span + 10, y + 15, note, "start"))
+            parts.append(_line(at(g["low"]), at(g["high"]), y + 11, y + 11, "whisker"))
+        note = f"{form(g['value'])}  n = {g['n']:,.0f}"
+        parts.append(text(left + span + 10, y + 15, note) + "</g>")
+    parts.append(_line(at(0.0), at(0.0), 4, height - 4, "axis"))
+    return "".join(parts) + "</svg>"
+
+
+def reliability(bins: pd.DataFrame, label: str) -> str:
+    """Observed share against predicted probability; marks as large as their bin is full."""
+    size, pad = 190, 30
+    parts = [opened(size, size, label)]
+
+    def at(p: float, q: float) -> tuple[float, float]:
+        return pad + (size - pad - 10) * p, size - pad - (size - pad - 10) * q
+
+    (x0, y0), (x1, y1) = at(0, 0), at(1, 1)
+    parts.append(f'<rect x="{x0}" y="{y1}" width="{x1 - x0}" height="{y0 - y1}" class="frame"/>')
+    parts.append(f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" class="grid"/>')
+    shown = _pairs(bins)
+    points = [at(p, q) for p, q in zip(shown["mean"], shown["share"], strict=True)]
+    if len(points) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" class="trace"/>')
+    low, high = wilson(shown["share"].to_numpy(), shown["observed"].to_numpy(), 0.95)
+    most = max(shown["observed"], default=1.0)
+    for (x, y), n, a, b in zip(points, shown["observed"], low, high, strict=True):
+        parts.append(_line(x, x, at(0, a)[1], at(0, b)[1], "faint"))
+        radius = 1.5 + 4 * math.sqrt(n / most)
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="dot"/>')
+    for tick in (0, 0.5, 1):
+        parts.append(text(at(tick, 0)[0], size - 14, f"{tick:g}", "middle", "dim small"))
+        parts.append(text(pad - 5, at(0, tick)[1] + 4, f"{tick:g}", "end", "dim small"))
+    parts.append(text((x0 + x1) / 2, size - 1, "predicted", "middle", "dim small"))
+    return "".join(parts) + "</svg>"
+
+
+def _pairs(bins: pd.DataFrame) -> pd.DataFrame:
+    """Two bins in one, as far as enough people are in them."""
+    n = bins["observed"].to_numpy()
+    weighted = {c: np.nan_to_num(bins[c].to_numpy() * n) for c in ("mean", "share")}
+    whole = n.reshape(-1, 2).sum(1)
+    kept = whole >= _FEW
+    columns = {c: v.reshape(-1, 2).sum(1)[kept] / whole[kept] for c, v in weighted.items()}
+    return pd.DataFrame(columns | {"observed": whole[kept]})
+
+
+def distribution(bins: pd.DataFrame, label: str) -> str:
+    """How probabilities are distributed: a share per bin."""
+    width, height, pad = 190, 70, 14
+    total = max(float(bins["n"].sum()), 1.0)
+    top = max(float((bins["n"] / total).max()), 1e-9)
+    parts = [opened(width, height, label)]
+    step = (width - 40) / len(bins)
+    for i, n in enumerate(bins["n"]):
+        tall = (height - pad - 6) * n / total / top
+        parts.append(
+            f'<rect x="{30 + i * step:.1f}" y="{height - pad - tall:.1f}" '
+            f'width="{step - 1:.1f}" height="{tall:.1f}" class="bar"/>'
+        )
+    parts.append(_line(30, width - 10, height - pad, height - pad, "axis"))
+    parts.append(text(30, height - 2, "0", "middle", "dim small"))
+    parts.append(text(width - 10, height - 2, "1", "middle", "dim small"))
     return "".join(parts) + "</svg>"
 
 
@@ -134,18 +190,13 @@ def path(points: list[dict[str, Any]]) -> str:
     def py(v: float) -> float:
         return bottom - (bottom - 20) * (v - y0) / (y1 - y0)
 
-    parts = [_open(width, height, "Change of utility and shortfall of every candidate")]
-    for tick in _ticks_between(x0, x1):
-        parts.append(
-            f'<line x1="{px(tick):.1f}" x2="{px(tick):.1f}" y1="20" y2="{bottom}" class="grid"/>'
-        )
-        parts.append(_text(px(tick), bottom + 18, f"{tick:+.1%}", "middle", "dim"))
-    for tick in _ticks_between(y0, y1):
-        parts.append(
-            f'<line x1="{left}" x2="{width - 20}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" '
-            'class="grid"/>'
-        )
-        parts.append(_text(left - 8, py(tick) + 4, f"{tick:.3f}", "end", "dim"))
+    parts = [opened(width, height, "Change of utility and shortfall of every candidate")]
+    for tick in ticks(x0, x1):
+        parts.append(_line(px(tick), px(tick), 20, bottom, "grid"))
+        parts.append(text(px(tick), bottom + 18, f"{tick:+.1%}", "middle", "dim"))
+    for tick in ticks(y0, y1):
+        parts.append(_line(left, width - 20, py(tick), py(tick), "grid"))
+        parts.append(text(left - 8, py(tick) + 4, f"{tick:.3f}", "end", "dim"))
     line = [p for p in own if p["segment"] == "path"]
     if line:
         d = " ".join(f"{px(p['delta_m']):.1f},{py(p['shortfall']):.1f}" for p in line)
@@ -162,23 +213,53 @@ def path(points: list[dict[str, Any]]) -> str:
         )
         if p.get("chosen"):
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" class="ring"/>')
-            parts.append(_text(x + 14, y + 4, "chosen", "start"))
-    parts.append(_text((left + width) / 2, bottom + 36, "change of utility", "middle"))
-    parts.append(_text(left, 14, "shortfall of the worst-served groups", "start"))
+            parts.append(text(x + 14, y + 4, "chosen", "start"))
+    parts.append(text((left + width) / 2, bottom + 36, "change of utility", "middle"))
+    parts.append(text(left, 14, "shortfall of the worst-served groups", "start"))
     return "".join(parts) + "</svg>"
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def changes(rows: pd.DataFrame, label: str) -> str:
+    """Changes of the benefit of groups with intervals, around no change."""
+    left, span, row = 300, 330, 26
+    height = 40 + row * len(rows)
+    most = max(0.02, *(abs(v) for c in ("low", "high", "change") for v in rows[c] if v == v))
+
+    def at(value: float) -> float:
+        return left + span * (value + most) / (2 * most)
+
+    parts = [opened(left + span + 50, height, label)]
+    for tick in ticks(-most, most):
+        parts.append(_line(at(tick), at(tick), 24, height - 6, "grid"))
+        parts.append(text(at(tick), 16, f"{tick:+g}", "middle", "dim"))
+    parts.append(_line(at(0), at(0), 24, height - 6, "axis"))
+    for i, r in enumerate(rows.to_dict("records")):
+        y = 40 + row * i
+        name = f"{r['group']}: {r['statistic']}, {r['task']}"
+        parts.append(f"<g><title>{escape(name)}</title>")
+        parts.append(text(left - 12, y + 4, short(name, 44), "end", "small"))
+        parts.append(_line(at(r["low"]), at(r["high"]), y, y, "whisker"))
+        kind = "hollow" if r["outcome"] == "paid" else "dot"
+        parts.append(f'<circle cx="{at(r["change"]):.1f}" cy="{y}" r="5" class="{kind}"/></g>')
+    return "".join(parts) + "</svg>"
 
 
-def _ticks(top: float) -> list[float]:
-    return [t for t in _ticks_between(0.0, top) if t >= 0]
+def group_name(group: str) -> str:
+    """A group without the names of its attributes."""
+    return " & ".join(part.partition("=")[2] or part for part in group.split(" & "))
 
 
-def _ticks_between(low: float, high: float) -> list[float]:
+def short(content: str, most: int) -> str:
+    return content if len(content) <= most else content[: most - 1] + "…"
+
+
+def ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     base = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
     step = next(base * m for m in (1, 2, 5, 10) if base * m >= raw)
     first = math.ceil(low / step)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
+    return [round(i * step, 10) + 0.0 for i in range(first, math.floor(high / step) + 1)]
+
+
+def _line(x1: float, x2: float, y1: float, y2: float, kind: str) -> str:
+    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" class="{kind}"/>'

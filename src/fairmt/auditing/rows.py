@@ -121,3 +121,15 @@ def rows_of_tensors(
         None if weights is None else weights.double().numpy(),
         None if clusters is None else np.unique(clusters, return_inverse=True)[1],
     )
+
+
+def check_weights(weights: np.ndarray) -> None:
+    """Raise ValueError, naming the row, where a weight is missing, infinite or negative."""
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"The weight of row {row} is {weights[row]:g}; expected a number of 0 or more."
+        )
+    if not weights.any():
+        raise ValueError("All weights are 0; nothing would be counted.")

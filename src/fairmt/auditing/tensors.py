@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fairmt.auditing.assemble import Settings, assemble
+from fairmt.auditing.assemble import assemble
+from fairmt.auditing.judging import Settings
 from fairmt.auditing.memory import cube_of_rows
 from fairmt.auditing.plan import NotionChoice, make_plan
 from fairmt.auditing.result import AuditResult
-from fairmt.auditing.rows import Rows, rows_of_tensors
+from fairmt.auditing.rows import Rows, check_weights, rows_of_tensors
 from fairmt.auditing.utilities import utilities_of_rows
 from fairmt.groups import Groups
 from fairmt.ledger import decide, probabilities
@@ -84,7 +85,7 @@ def audit_rows(
     ----------
     notions : 'all', names, or a mapping from task or kind of task to names.
     extra : what else the report shows.
-    settings : see `fairmt.auditing.assemble.Settings`.
+    settings : see `fairmt.auditing.judging.Settings`.
     """
     chosen = Settings(**settings)
     one_by_one = rows.weights is None and rows.clusters is None
@@ -96,15 +97,3 @@ def audit_rows(
     )
     result.cube, result.plan = cube, plan
     return result
-
-
-def check_weights(weights: np.ndarray) -> None:
-    """Raise ValueError, naming the row, where a weight is missing, infinite or negative."""
-    wrong = ~(np.isfinite(weights) & (weights >= 0))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"The weight of row {row} is {weights[row]:g}; expected a number of 0 or more."
-        )
-    if not weights.any():
-        raise ValueError("All weights are 0; nothing would be counted.")

@@ -24,7 +24,8 @@ class Bundle:
     features : mapping from column to 'numeric' or 'categorical'.
     bins : inner edges of numeric sensitive attributes.
     split_by : column of the unit that a split must keep together.
-    truth : for generated data, the true probabilities (N, K), or the true mean, of every task.
+    truth : for generated data, the true probabilities (N, K), or the true mean, of every task;
+        `truth_given_features` the same without knowledge of the group.
     """
 
     frame: pd.DataFrame
@@ -36,6 +37,7 @@ class Bundle:
     bins: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     card: Card | None = None
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    truth_given_features: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def learner_settings(self) -> dict[str, Any]:
         """Arguments for `FairMTLearner` that describe this table."""

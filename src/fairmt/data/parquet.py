@@ -131,6 +131,9 @@ class ParquetTable:
         """
         import pyarrow as pa
 
+        like = self.like()
+        for column in columns:
+            require_column(like, column)
         try:
             for group in self.row_groups if groups is None else groups:
                 for table, rows in self._read(group, columns):
@@ -171,7 +174,12 @@ class ParquetTable:
                     found = {}
                     rows = np.arange(at, min(at + READ, end))
                     if stored:
-                        table = pa.Table.from_batches([next(batches)]).select(stored).cast(types)
+                        batch = next(batches, None)
+                        if batch is None:
+                            raise pa.ArrowInvalid(
+                                "it has changed since it was opened; open it anew"
+                            )
+                        table = pa.Table.from_batches([batch]).select(stored).cast(types)
                         found = dict(zip(stored, table.columns, strict=True))
                         rows = rows[: len(table)]
                     for name in wanted:
@@ -181,7 +189,7 @@ class ParquetTable:
                             found[name] = pa.repeat(value, len(rows))
                     at += len(rows)
                     yield pa.table(found), rows
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, IndexError, pa.ArrowException) as error:
             raise ValueError(f"Cannot read '{group.file}': {error}") from error
 
     def _index(self, group: RowGroup, rows: np.ndarray) -> pd.Index:
@@ -241,8 +249,8 @@ def _bounds(
     empty = [part for k, part in enumerate(PARTS) if shares[k] > 0 and rows[part] == 0]
     if empty:
         raise ValueError(
-            f"{n} rows cannot fill the parts {empty}: there are too few units (split_by), or their "
-            "units have too many rows."
+            f"{n} rows cannot fill the parts {empty}: there are too few units (split_by), or some "
+            "have too many rows."
         )
     return np.array(bounds[1:]), {part: rows[part] for part in PARTS}
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from fairmt.auditing.assemble import Settings, assemble
+from fairmt.auditing.assemble import assemble
 from fairmt.auditing.engine.answers import ask
 from fairmt.auditing.engine.prepare import prepare
 from fairmt.auditing.engine.queries import build
 from fairmt.auditing.engine.source import Source
+from fairmt.auditing.judging import Settings
 from fairmt.auditing.plan import NotionChoice
 from fairmt.auditing.result import AuditResult
 from fairmt.auditing.utilities import utilities_of_cube

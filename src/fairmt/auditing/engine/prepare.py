@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fairmt.auditing.engine.source import Source
-from fairmt.auditing.predictions import class_order, round_scale, truth_names
+from fairmt.auditing.naming import class_order, truth_names
+from fairmt.auditing.reading import round_scale
 from fairmt.data.attributes import BAND_FROM, fit_groups
 from fairmt.data.table import as_text
 from fairmt.groups import MAX_CATEGORIES

@@ -8,8 +8,8 @@ from typing import Any
 from fairmt.auditing.cube import SCORE_BINS
 from fairmt.auditing.engine.source import Source
 from fairmt.auditing.engine.terms import Places, Sums
+from fairmt.auditing.naming import prediction_name, truth_names
 from fairmt.auditing.plan import Plan
-from fairmt.auditing.predictions import prediction_name, truth_names
 from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fairmt.auditing.columns import require
-from fairmt.auditing.plan import NotionChoice, Plan, make_plan
-from fairmt.auditing.predictions import (
+from fairmt.auditing.naming import (
     NO,
     THRESHOLD,
     YES,
@@ -17,6 +16,7 @@ from fairmt.auditing.predictions import (
     prediction_name,
     truth_names,
 )
+from fairmt.auditing.plan import NotionChoice, Plan, make_plan
 from fairmt.data.attributes import fit_groups
 from fairmt.groups import Attribute, Groups
 from fairmt.tasks import Classification, Layout, Regression, Task
