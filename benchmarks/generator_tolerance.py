@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import fairmt
-from fairmt.data import Bundle, generate, split
+from fairmt.data import Bundle, generate
 from fairmt.decisions import tune_offsets
 from fairmt.disparity import Yardstick
 from fairmt.estimator import FairMTLearner

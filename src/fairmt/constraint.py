@@ -312,7 +312,7 @@ class Constraint:
         return float(slack.max()) if bool(known.any()) else -math.inf
 
     def binding(self, moments: Moments, most: int = 5) -> list[Entry]:
-        """The entries that carry the most pressure, largest share first."""
+        """The entries outside the tolerance, the most violated first."""
         aggregate = self.aggregate(moments)
         n = self.groups.n_groups
         v, shares = aggregate.violations[:n], aggregate.shares[:n]

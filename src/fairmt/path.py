@@ -25,6 +25,7 @@ from fairmt.utility import headline_replicates, poisson_weights, relative_change
 
 REPLICATES = 100
 Z_ONE_SIDED = 1.64
+Z_TWO_TO_ONE = 0.43
 _NOTHING_TO_JUDGE = (
     "no group has enough labelled validation rows for a gap to be judged, so that no candidate can "
     "be told from another. More data, coarser groups, or a fixed strength may help"
@@ -375,13 +376,14 @@ class Path:
 
         Each with `likely`, the gap that is behind what was seen (less its upward bias, and shrunk
         towards the mean of all gaps by as much as it is noisy); `unclear`, whether its sampling
-        error is too large for this tolerance; and `over`, by how much it is likely beyond it.
+        error is too large for this tolerance; and `over`, positive unless the odds are two to one
+        that it is within.
         """
         counted = self.yardstick.counted
         gaps = self.yardstick.gaps(self.ledger.rates(point.candidate.moments.sums))[counted]
         errors = gap_errors(self.ledger, self.groups, point.candidate.moments)[counted]
         # A gap d between two rates with error s is seen as |d + s Z|, whose square is d² + s².
-        likely = shrink((gaps**2 - errors**2).clamp(min=0.0).sqrt(), errors)
+        likely, doubt = shrink((gaps**2 - errors**2).clamp(min=0.0).sqrt(), errors)
         rows = []
         for i, (p, j) in enumerate(counted.nonzero().tolist()):
             statistic = self.ledger.statistics[j]
@@ -393,13 +395,13 @@ class Path:
                     "gap": float(gaps[i]),
                     "likely": float(likely[i]),
                     "unclear": bool(Z_ONE_SIDED * errors[i] > tolerance),
-                    "over": float(likely[i]) - tolerance,
+                    "over": float(likely[i] + Z_TWO_TO_ONE * doubt[i]) - tolerance,
                 }
             )
         return sorted(rows, key=lambda r: -r["gap"])
 
 
-def shrink(values: Tensor, errors: Tensor) -> Tensor:
+def shrink(values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy values drawn towards their common mean (empirical Bayes; DerSimonian and Laird 1986).
 
     The largest of many noisy values is mostly noise; shrunk, their maximum can be trusted.
@@ -407,16 +409,20 @@ def shrink(values: Tensor, errors: Tensor) -> Tensor:
     Parameters
     ----------
     values, errors : Tensor (N,), the errors positive.
+
+    Returns
+    -------
+    The values behind them, (N,), and how uncertain these are, one standard deviation.
     """
     if len(values) < 3:
-        return values
+        return values, errors
     w = 1 / errors.clamp(min=1e-6) ** 2
     centre = (w * values).sum() / w.sum()
     spread = (w * (values - centre) ** 2).sum() - (len(values) - 1)
     between = (spread / (w.sum() - (w**2).sum() / w.sum())).clamp(min=0.0)
     total = 1 / (errors**2 + between).clamp(min=1e-12)
     mean = (total * values).sum() / total.sum()
-    return mean + (values - mean) * between * total
+    return mean + (values - mean) * between * total, errors * (between * total).sqrt()
 
 
 def check_wish(

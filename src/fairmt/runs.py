@@ -140,7 +140,7 @@ def metrics(learner: FairMTLearner, tested: Tested, run: Mapping[str, Any]) -> d
         [
             (s.task, s.name) in judged
             and MEASURES[s.measure].bounded
-            and MEASURES[s.measure].orientation != 0
+            and s.orientation != 0
             for s in ledger.statistics
         ]
     )

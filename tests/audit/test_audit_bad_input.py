@@ -27,9 +27,7 @@ def test_different_lengths(people: pd.DataFrame) -> None:
         arrays, "'y.true' of the table of predictions has 4 rows, but 'y' has 5",
         tasks=["y:classification"],
     )  # fmt: skip
-    refused(
-        people, "3000 rows, the sensitive attributes have 7", sensitive={"sex": ["m"] * 7}
-    )
+    refused(people, "3000 rows, the sensitive attributes have 7", sensitive={"sex": ["m"] * 7})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,9 @@ def test_attributes_that_are_no_attributes(people: pd.DataFrame) -> None:
 
 def test_duplicated_ids_and_columns(people: pd.DataFrame) -> None:
     frame = people.assign(person=people["person"].where(people["person"] != 8, 3))
-    refused(frame, "Identifier 'person' is not unique: 3 occurs more than once", identifier="person")
+    refused(
+        frame, "Identifier 'person' is not unique: '3' occurs more than once", identifier="person"
+    )
     doubled = pd.concat([people, people[["income"]]], axis=1)
     refused(doubled, "occur more than once")
 

@@ -140,9 +140,7 @@ def test_sums_of_the_cube_are_the_ledgers_moments_over_rows(
     people: pd.DataFrame, tasks: list[str], settings: dict[str, str]
 ) -> None:
     rows = read_rows(people, tasks, ["sex", "region"], depth=2, **settings)
-    plan = make_plan(
-        rows.layout, rows.groups, scored=rows.scored, one_by_one=not settings
-    )
+    plan = make_plan(rows.layout, rows.groups, scored=rows.scored, one_by_one=not settings)
     cube = cube_of_rows(rows, plan, resample=False)
     ledger = Ledger(rows.layout, plan.notions)
     atoms = rows.atoms(slice(None))

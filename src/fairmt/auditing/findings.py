@@ -304,11 +304,12 @@ def comparison_findings(comparison: Comparison) -> list[str]:
         figures = own_figures.set_index("figure")
         if figures["entries"].max() > 0:
             gap, shortfall = figures.loc["gap"], figures.loc["shortfall"]
+            lost = figures.loc["level down"]
             sentences.append(
                 f"{model}: the mean gap is {gap['value']:.3f} (was {gap['baseline']:.3f}), the "
                 f"shortfall of the worst-served groups {shortfall['value']:.3f} (was "
                 f"{shortfall['baseline']:.3f}), and the best-served groups lost "
-                f"{figures.loc['level down', 'value']:.3f} on average (level-down index)."
+                f"{lost['value']:.3f} on average (level-down index)."
             )
         tasks = comparison.tasks[comparison.tasks["model"] == model]
         for task in tasks.to_dict("records"):

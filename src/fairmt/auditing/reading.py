@@ -91,7 +91,7 @@ def _check_distinct(table: Table, identifier: str) -> None:
     repeated = column[column.duplicated()]
     if len(repeated):
         raise ValueError(
-            f"Identifier '{identifier}' is not unique: {repeated.iloc[0]!r} occurs more than once. "
+            f"Identifier '{identifier}' is not unique: '{repeated.iloc[0]}' occurs more than once. "
             "Drop the repeated rows, or name the column as the cluster."
         )
 
