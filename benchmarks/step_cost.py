@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 import fairmt
 from fairmt.groups import Attribute, Groups
+from fairmt.losses import Losses
 from fairmt.methods import FairMT, Plain, StepMethod
 from fairmt.models import MLP, LinearHeads
-from fairmt.tasks import Classification, Detection, Layout, Losses, Regression, Task
+from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 
 GROUPS = Groups(
     (

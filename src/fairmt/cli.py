@@ -50,7 +50,7 @@ Strength = Annotated[float | None, typer.Option(help="The candidate of this λ."
 
 def main() -> None:
     """Entry point; errors are one sentence on stderr, and an exit status other than 0."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except KeyboardInterrupt:

@@ -22,13 +22,14 @@ from fairmt.decoding import (
     rule_in_numbers,
 )
 from fairmt.dual import Ramp
+from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
 from fairmt.methods import FairMT, StepMethod, method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import Candidate, Choice, Path, PathEvaluator, check_wish, judge, predict_outputs
 from fairmt.sampling import Source, TableSource
-from fairmt.store import StoreError, load_state, save_state
+from fairmt.store import load_state, save_state
 from fairmt.tasks import Layout, Task
 from fairmt.trainer import Segment, Trainer
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("train", "calibration", "validation")
-KIND = "fairmt.learner/1"
 STEPS = 800
 """Optimiser steps of the warm-up, and of the path, where epochs are not given."""
 
@@ -550,30 +550,7 @@ class FairMTLearner(BaseEstimator):
     def save(self, folder: str | FilePath) -> None:
         """Write the learner with its whole path: safetensors and JSON, whole or not at all."""
         check_is_fitted(self, "model_")
-        parameters = {
-            k: v
-            for k, v in self.get_params(deep=False).items()
-            if k not in ("tasks", "checkpoint", "options")
-        }
-        save_state(
-            folder,
-            {
-                "kind": KIND,
-                "parameters": _jsonable(parameters),
-                "schema": self.schema_.to_dict(),
-                "notions": {k: list(v) for k, v in self.ledger_.notions.items()},
-                "candidates": [c.state_dict() for c in self.path_.candidates],
-                "rows": self.path_.rows,
-                "chosen": self.choice_.point.index,
-                "reason": self.choice_.reason,
-                "reached": self.choice_.reached,
-                "proxies": dict(self.proxies_),
-                "single": self._single,
-                "label_types": dict(self._label_types),
-                "n_features_in": self.n_features_in_,
-                "names_in": list(getattr(self, "feature_names_in_", [])) or None,
-            },
-        )
+        save_state(folder, state_of(self))
 
     @staticmethod
     def load(folder: str | FilePath) -> FairMTLearner:
@@ -584,46 +561,11 @@ class FairMTLearner(BaseEstimator):
         FileNotFoundError, StoreError
             If there is nothing, or not what was written.
         """
-        from fairmt.data import Schema
-
-        state = load_state(folder)
-        if state.get("kind") != KIND:
-            raise StoreError(f"'{folder}' holds no saved learner.")
-        schema = Schema.from_dict(state["schema"])
-        learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
-        layout, groups = Layout(schema.tasks), schema.groups
-        learner.schema_, learner._layout, learner._groups = schema, layout, groups
-        learner.model_ = method(learner.method).adapt(learner._network(schema))
-        learner.ledger_ = Ledger(layout, state["notions"])
-        candidates = [Candidate.from_state(c) for c in state["candidates"]]
-        learner.path_ = Path(learner.ledger_, groups, candidates, state["rows"])
-        learner.choice_ = Choice(
-            learner.path_.points[state["chosen"]], state["reason"], state["reached"]
-        )
-        learner.proxies_ = state["proxies"]
-        learner._use(candidates[state["chosen"]])
-        learner._single = state["single"]
-        learner._label_types = state["label_types"]
-        learner.n_features_in_ = state["n_features_in"]
-        if state["names_in"] is not None:
-            learner.feature_names_in_ = np.asarray(state["names_in"], dtype=object)
-        return learner
+        return restored(load_state(folder), str(folder))
 
 
 def _left_to_the_dual(epoch: float) -> None:
     return None
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, FilePath):
-        return str(value)
-    return value
 
 
 __all__ = ["FairMTLearner"]

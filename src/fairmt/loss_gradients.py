@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from fairmt.constants import Constant
 from fairmt.distributed import all_sum, joint, world_size
+from fairmt.losses import Losses
 from fairmt.notions import safe
-from fairmt.tasks import Detection, Family, Layout, Losses, Regression
+from fairmt.tasks import Detection, Family, Layout, Regression
 
 
 class LossGradients:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fairmt.ledger import decide, probabilities
-from fairmt.tasks import Classification, Detection, Layout, Regression, concordance
+from fairmt.losses import concordance
+from fairmt.tasks import Classification, Detection, Layout, Regression
 from fairmt.utility import average_precision
 
 Metrics = dict[str, float]

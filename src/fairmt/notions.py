@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from fairmt.constants import Constant
-from fairmt.tasks import Task, concordance
+from fairmt.losses import concordance
+from fairmt.tasks import Task
 
 CALIBRATION_BINS = 10
 SCORE_EDGES = tuple(i / 4 for i in range(-8, 9))
@@ -531,9 +532,3 @@ def resolve_notions(tasks: Sequence[Task], notion: NotionSpec) -> dict[str, tupl
                 )
         resolved[task.name] = tuple(dict.fromkeys(names))
     return resolved
-
-
-def __getattr__(name: str) -> Any:  # moved to fairmt.ledger
-    import fairmt.ledger
-
-    return getattr(fairmt.ledger, name)

@@ -138,9 +138,7 @@ def metrics(learner: FairMTLearner, tested: Tested, run: Mapping[str, Any]) -> d
     judged = {(s.task, s.name) for s in learner.ledger_.statistics}
     headline = torch.tensor(
         [
-            (s.task, s.name) in judged
-            and MEASURES[s.measure].bounded
-            and s.orientation != 0
+            (s.task, s.name) in judged and MEASURES[s.measure].bounded and s.orientation != 0
             for s in ledger.statistics
         ]
     )

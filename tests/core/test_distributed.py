@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, multiprocessing
 
 from fairmt.distributed import all_sum, average_gradients, joint, world_size
+from fairmt.losses import Losses
 from fairmt.methods import METHODS
 from fairmt.methods.fairmt import FairMT
-from fairmt.tasks import Losses
 
 from .hand_cases import NAN
 from .test_methods import LAYOUT, PEOPLE, Data, batch, gradients, model

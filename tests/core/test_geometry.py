@@ -21,9 +21,10 @@ from fairmt.geometry import (
 )
 from fairmt.groups import Attribute, Groups
 from fairmt.ledger import Ledger, atoms_of
+from fairmt.losses import Losses
 from fairmt.models import LinearHeads
 from fairmt.notions import resolve_notions
-from fairmt.tasks import Classification, Detection, Layout, Losses, Regression, Task
+from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 
 GROUPS = Groups((Attribute("sex", ("m", "w")),))
 

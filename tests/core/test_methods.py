@@ -12,9 +12,10 @@ from fairmt.geometry import Proxy
 from fairmt.groups import Attribute, Groups
 from fairmt.history import DecayedMoments
 from fairmt.ledger import atoms_of
+from fairmt.losses import Losses
 from fairmt.methods import METHODS, Batch, FairMT, Plain, StepMethod, Symmetric, method
 from fairmt.models import MLP, LinearHeads, MultiTask, TaskHeads
-from fairmt.tasks import Classification, Detection, Layout, Losses, Regression
+from fairmt.tasks import Classification, Detection, Layout, Regression
 
 from . import test_tasks
 from .hand_cases import CELLS, NAN

@@ -18,12 +18,13 @@ from fairmt.groups import Attribute, Groups
 from fairmt.history import DecayedMoments
 from fairmt.ledger import Ledger, Statistic, atoms_of
 from fairmt.loss_gradients import LossGradients
+from fairmt.losses import Losses
 from fairmt.methods import FairMT
 from fairmt.models import MLP, LinearHeads
 from fairmt.moments import Moments
 from fairmt.notions import MEASURES, NOTIONS, resolve_notions
 from fairmt.soft import SoftMoments
-from fairmt.tasks import Classification, Detection, Layout, Losses, Regression, Task
+from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 from fairmt.truths import truths
 
 TASKS: tuple[Task, ...] = (

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairmt.tasks import Classification, Detection, Layout, Losses, Regression, Task, concordance
+from fairmt.losses import Losses, concordance
+from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 
 from .hand_cases import NAN
 

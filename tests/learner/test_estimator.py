@@ -230,7 +230,7 @@ def test_settings_that_contradict_name_themselves(people: Bundle) -> None:
         quick(**people.learner_settings(), floors=0.1).fit(people.frame)
     with pytest.raises(ValueError, match="Unknown method"):
         FairMTLearner(**people.learner_settings() | {"method": "fairest"}).fit(people.frame)
-    with pytest.raises(ValueError, match="Unknown notion|notion"):
+    with pytest.raises(ValueError, match="niceness"):
         FairMTLearner(**people.learner_settings(), notion="niceness").fit(people.frame)
 
 

@@ -1,7 +1,7 @@
 """The loop: resume, damage, divergence."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def test_early_stopping_ends_the_warm_up(people: Bundle) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_train(people: Bundle, precision: str) -> None:
-    method, source, evaluator = build(people, strength=1.0)
+    method, source, _ = build(people, strength=1.0)
     if precision == "64-true":
         method.model.double()
     Trainer(progress=False, precision=precision).fit(method, source, [Segment("warmup", 1)])
@@ -209,10 +209,6 @@ def test_a_loop_of_ones_own_with_calibration(people: Bundle) -> None:
     assert fair.strength is not None
     assert start is not None
     assert fair.strength > start
-
-
-def _all_finite(values: Iterable[float]) -> bool:
-    return all(v == v for v in values)
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -231,11 +231,11 @@ def changes(rows: pd.DataFrame, label: str) -> str:
     parts = [opened(left + span + 50, height, label)]
     for tick in ticks(-most, most):
         parts.append(_line(at(tick), at(tick), 24, height - 6, "grid"))
-        parts.append(text(at(tick), 16, f"{tick:+g}", "middle", "dim"))
+        parts.append(text(at(tick), 16, f"{tick:+g}" if tick else "0", "middle", "dim"))
     parts.append(_line(at(0), at(0), 24, height - 6, "axis"))
     for i, r in enumerate(rows.to_dict("records")):
         y = 40 + row * i
-        name = f"{r['group']}: {r['statistic']}, {r['task']}"
+        name = f"{r['task']}: {r['statistic']}, {group_name(r['group'])}"
         parts.append(f"<g><title>{escape(name)}</title>")
         parts.append(text(left - 12, y + 4, short(name, 44), "end", "small"))
         parts.append(_line(at(r["low"]), at(r["high"]), y, y, "whisker"))

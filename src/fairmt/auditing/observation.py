@@ -9,17 +9,24 @@ from fairmt.auditing.cube import Cube
 from fairmt.auditing.plan import Plan
 
 
+_COLUMNS = (
+    "task", "output", "attribute", "group", "rows", "observed", "base_rate", "predicted_rate",
+    "prediction_sd", "r2",
+)  # fmt: skip
+
+
 def observation_table(plan: Plan, cube: Cube) -> pd.DataFrame:
     """How often labels are observed, hold and are predicted in every group; R² of targets."""
     counts = cube.by_group(plan.groups, cube.counts)
     seen = cube.by_group(plan.groups, cube.seen)
     sums = cube.by_group(plan.groups, cube.targets)
     rows = cube.by_group(plan.groups, cube.rows)
-    names = ["everybody", *plan.groups.names]
-    owner = ["everybody"] + [
+    names = np.array(["everybody", *plan.groups.names], dtype=object)
+    partitions = [
         p.name for p in plan.groups.partitions for _ in range(p.groups.start, p.groups.stop)
     ]
-    parts = []
+    owner = np.array(["everybody", *partitions], dtype=object)
+    parts: dict[str, list[np.ndarray]] = {c: [] for c in _COLUMNS}
     for task in plan.layout.tasks:
         for k, output in enumerate(task.outputs):
             fused = plan.layout.outputs[task.name].start + k
@@ -33,23 +40,11 @@ def observation_table(plan: Plan, cube: Cube) -> pd.DataFrame:
                 n = own[:, 2:].sum(1)
                 base = np.where(n > 0, own[:, 4:].sum(1) / np.maximum(n, 1), np.nan)
                 given = np.where(rows > 0, own[:, 1::2].sum(1) / np.maximum(rows, 1), np.nan)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "task": task.name,
-                        "output": output,
-                        "attribute": owner,
-                        "group": names,
-                        "rows": rows,
-                        "observed": n / np.maximum(rows, 1),
-                        "base_rate": base,
-                        "predicted_rate": given,
-                        "prediction_sd": spread,
-                        "r2": r2,
-                    }
-                )
-            )
-    return pd.concat(parts, ignore_index=True)
+            texts = [np.full(len(names), v, dtype=object) for v in (task.name, output)]
+            numbers = (rows, n / np.maximum(rows, 1), base, given, spread, r2)
+            for name, values in zip(_COLUMNS, (*texts, owner, names, *numbers), strict=True):
+                parts[name].append(np.asarray(values))
+    return pd.DataFrame({name: np.concatenate(values) for name, values in parts.items()})
 
 
 def prediction_spread(sums: np.ndarray) -> np.ndarray:

@@ -127,7 +127,11 @@ def render_comparison(comparison: Comparison) -> str:
         sections=[{"id": i, "title": t} for i, t in sections],
         findings=comparison.findings,
         entries=entries,
-        summary=_table(comparison.summary.drop(columns="entries")),
+        summary=_table(
+            comparison.summary[comparison.summary["model"] != comparison.baseline].drop(
+                columns="entries"
+            )
+        ),
         tasks=_table(comparison.tasks),
         charts=drawn,
         groups=_table(comparison.groups.drop(columns=["measure", "p_value"])),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -30,7 +32,7 @@ def hypervolume(points: np.ndarray) -> float:
     # Slices along the last axis: between two levels the cross-section stays the same.
     levels = np.unique(np.concatenate([[0.0], points[:, -1]]))
     volume = 0.0
-    for low, high in zip(levels[:-1], levels[1:], strict=True):
+    for low, high in pairwise(levels):
         above = points[points[:, -1] >= high]
         volume += (high - low) * hypervolume(above[non_dominated(above[:, :-1]), :-1])
     return volume

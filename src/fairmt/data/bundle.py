@@ -12,7 +12,7 @@ import pandas as pd
 from fairmt.tasks import Task
 
 if TYPE_CHECKING:
-    from fairmt.data.catalog.card import Card
+    from fairmt.data.catalog.cards import Card
 
 
 @dataclass

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fairmt.distributed import average_gradients, joint
 from fairmt.groups import Groups
+from fairmt.losses import Losses
 from fairmt.models import MultiTask
-from fairmt.tasks import Layout, Losses, Task
+from fairmt.tasks import Layout, Task
 
 Log = dict[str, Tensor | float]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairmt.models.heads import LinearHeads
+from fairmt.models.heads import LinearHeads, TaskHeads
 from fairmt.models.multitask import MultiTask
 
 
@@ -36,14 +36,15 @@ class OwnPart(nn.Module):
 
 def separate(model: MultiTask) -> MultiTask:
     """One copy of encoder and head for every task, each with weights drawn anew."""
-    tasks = model.layout.tasks
+    tasks, shared = model.layout.tasks, model.heads
     heads: dict[str, nn.Module] = {}
     for position, task in enumerate(tasks):
-        if isinstance(model.heads, LinearHeads):
-            head: nn.Module = nn.Linear(model.heads.in_features, task.n_outputs)
-            head.to(model.heads.weight)
+        if isinstance(shared, LinearHeads):
+            head: nn.Module = nn.Linear(shared.in_features, task.n_outputs)
+            head.to(shared.weight)
         else:
-            head = _anew(model.heads.heads[model.heads.names.index(task.name)])
+            assert isinstance(shared, TaskHeads)
+            head = _anew(shared.heads[shared.names.index(task.name)])
         heads[task.name] = OwnPart(head, position, len(tasks))
     return MultiTask(SeparateEncoders([_anew(model.encoder) for _ in tasks]), heads, model.layout)
 

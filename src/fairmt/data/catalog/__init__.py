@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from fairmt.data.bundle import Bundle
-from fairmt.data.catalog.card import Card, Source
+from fairmt.data.catalog.cards import Card, Source
 from fairmt.data.catalog.fetch import locate
 
 _MODULES = (

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fairmt.data.bundle import Bundle
-from fairmt.data.catalog.card import Card, Source
+from fairmt.data.catalog.cards import Card, Source
 from fairmt.data.catalog.fetch import locate
 from fairmt.tasks import Classification, Detection, Regression
 

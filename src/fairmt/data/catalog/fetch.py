@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from fairmt.data.catalog.card import Card, Source
+from fairmt.data.catalog.cards import Card, Source
 
 
 def locate(card: Card) -> list[Path]:
