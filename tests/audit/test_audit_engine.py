@@ -156,7 +156,7 @@ def test_probabilities_alone_are_decided_in_the_query(people: pd.DataFrame) -> N
         ({"job": None}, "Column 'job' is missing in every row"),
         ({"job.true": None}, "Column 'job.true' is missing in every row"),
         ({"benefits.housing.true": np.nan}, "the truth is missing in every row"),
-        ({"income.true": np.nan}, "the truth 'income.true' is missing in every row"),
+        ({"income.true": np.nan}, "The truth 'income.true' is missing in every row"),
         ({"sex": None}, "Column 'sex' is missing in every row"),
         ({"sex": "everyone"}, "a comparison needs two"),
     ],

@@ -237,3 +237,64 @@ def test_every_step_method_ignores_rows_without_labels(people: Bundle, name: str
         assert p.grad is not None
         assert q.grad is not None
         assert torch.allclose(p.grad, q.grad, atol=2e-6)
+
+
+def test_figures_reach_the_loggers(people: Bundle, tmp_path: Path) -> None:
+    from lightning_fabric.loggers import CSVLogger
+
+    method, source, evaluator = build(people, strength=1.0)
+    logger = CSVLogger(tmp_path, name="log")
+    Trainer(progress=False, loggers=[logger]).fit(
+        method, source, [Segment("warmup", 2, lambda e: 1.0)], evaluator=evaluator
+    )
+    logger.finalize("success")
+    written = "".join(p.read_text() for p in tmp_path.rglob("metrics.csv"))
+    assert "warmup/loss" in written
+    assert "warmup/worst" in written
+    assert "warmup/strength" in written
+
+
+TWO = """
+import sys, torch
+from fairmt import MLP, LinearHeads
+from fairmt.data import Schema, generate
+from fairmt.methods import FairMT
+from fairmt.models import MultiTask
+from fairmt.sampling import TableSource
+from fairmt.tasks import Layout
+from fairmt.trainer import Segment, Trainer
+
+people = generate(1200, seed=1)
+torch.manual_seed(0)
+schema = Schema.infer(people.frame, people.tasks, people.sensitive, features=dict(people.features))
+table, layout = schema.encode(people.frame), Layout(schema.tasks)
+method = FairMT(strength=1.0)
+method.setup(MultiTask(MLP(schema.n_inputs, (8,)), LinearHeads(8, layout), layout), schema.groups)
+trainer = Trainer(progress=False, devices=int(sys.argv[1]), strategy=sys.argv[2])
+trainer.fit(method, TableSource(table, 120), [Segment("warmup", 2, lambda e: 1.0)])
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+if rank == 0:
+    weights = [p.detach().flatten() for p in method.model.parameters()]
+    torch.save(torch.cat(weights), sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    script = tmp_path / "train.py"
+    script.write_text(TWO)
+    for devices, strategy in (("1", "auto"), ("2", "ddp")):
+        subprocess.run(
+            [sys.executable, str(script), devices, strategy, str(tmp_path / f"{devices}.pt")],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            timeout=180,
+        )
+    one = torch.load(tmp_path / "1.pt", weights_only=True)
+    two = torch.load(tmp_path / "2.pt", weights_only=True)
+    assert torch.allclose(one, two, atol=2e-4)
+    assert float((one - two).abs().mean()) < 2e-5

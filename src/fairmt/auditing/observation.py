@@ -8,7 +8,6 @@ import pandas as pd
 from fairmt.auditing.cube import Cube
 from fairmt.auditing.plan import Plan
 
-
 _COLUMNS = (
     "task", "output", "attribute", "group", "rows", "observed", "base_rate", "predicted_rate",
     "prediction_sd", "r2",

@@ -30,25 +30,15 @@ FROM (
     END AS "a1",
     CAST("t0"."job" = 'nurse' AS Nullable(Int8)) AS "p1",
     CAST(isNotNull("t0"."sick.true") AS Nullable(Int8)) AS "o2",
-    CASE
-      WHEN isNotNull("t0"."sick.true") AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS Nullable(Int8)) AS "a2",
     CAST("t0"."sick" > 0.5 AS Nullable(Int8)) AS "p2",
-    CASE
-      WHEN isNotNull("t0"."sick.true")
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    isNotNull("t0"."sick.true")
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST(isNotNull("t0"."pay.true") AND NOT (
       isNaN("t0"."pay.true")
@@ -92,11 +82,11 @@ SELECT
   SUM("t1"."o2" * "t1"."p2") AS "s3",
   SUM("t1"."a2" * "t1"."p2") AS "s4",
   SUM("t1"."o3") AS "s5",
-  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."p3" * "t1"."o3") AS "s6",
   SUM("t1"."a3") AS "s7",
-  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."p3") AS "s8",
   SUM("t1"."a3" * "t1"."a3") AS "s9",
-  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."a3") AS "s10",
   SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
   SUM("t1"."a0" * "t1"."p0") AS "s12",
   SUM("t1"."a1" * "t1"."p1") AS "s13",
@@ -119,87 +109,39 @@ SELECT
   ) * (
     "t1"."p3" - "t1"."a3"
   )) AS "s20",
-  SUM("t1"."a0" * "t1"."p0" * (
-    "t1"."a0" * "t1"."p0"
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  ) * (
+    "t1"."q2" - "t1"."a2"
   )) AS "s21",
-  SUM("t1"."a1" * "t1"."p1" * (
-    "t1"."a1" * "t1"."p1"
-  )) AS "s22",
-  SUM("t1"."a2" * "t1"."p2" * (
-    "t1"."a2" * "t1"."p2"
-  )) AS "s23",
-  SUM(
-    (
-      "t1"."o2" - "t1"."a2"
-    ) * (
-      1 - "t1"."p2"
-    ) * (
-      (
-        "t1"."o2" - "t1"."a2"
-      ) * (
-        1 - "t1"."p2"
-      )
-    )
-  ) AS "s24",
-  SUM(
-    "t1"."o2" * (
-      "t1"."q2" - "t1"."a2"
-    ) * (
-      "t1"."o2" * (
-        "t1"."q2" - "t1"."a2"
-      )
-    )
-  ) AS "s25",
-  SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      )
-    )
-  ) AS "s26",
   SUM(
     "t1"."o3" * (
       "t1"."p3" - "t1"."a3"
     ) * (
       "t1"."p3" - "t1"."a3"
     ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      ) * (
-        "t1"."p3" - "t1"."a3"
-      )
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
     )
-  ) AS "s27",
+  ) AS "s22",
+  SUM(CAST("t1"."p2" IN (0, 1) AS Nullable(Int8))) AS "s23",
+  SUM(CAST(NOT (
+    "t1"."x2"
+  ) AS Nullable(Int8))) AS "s24",
   SUM(
-    CAST(COALESCE(
-      NOT (
-        isNotNull("t1"."q2")
-        AND NOT (
-          isNaN("t1"."q2")
-        )
-        AND (
-          "t1"."q2" >= 0
-        )
-        AND (
-          "t1"."q2" <= 1
-        )
-      ),
-      TRUE
+    CAST(isNotNull("t1"."q2")
+    AND NOT (
+      isNaN("t1"."q2")
+    )
+    AND (
+      "t1"."q2" >= 0
+    )
+    AND (
+      "t1"."q2" <= 1
     ) AS Nullable(Int8))
-  ) AS "s28",
-  SUM(CAST(COALESCE(NOT (
-    "t1"."p2" IN (0, 1)
-  ), TRUE) AS Nullable(Int8))) AS "s29",
-  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS Nullable(Int8))) AS "s30",
-  SUM(
-    CAST(COALESCE(NOT (
-      isNotNull("t1"."p3") AND NOT (
-        isNaN("t1"."p3")
-      )
-    ), TRUE) AS Nullable(Int8))
-  ) AS "s31"
+  ) AS "s25",
+  COUNT("t1"."p3") AS "s26"
 FROM (
   SELECT
     "t0"."sex" AS "attribute0",
@@ -223,25 +165,15 @@ FROM (
     END AS "a1",
     CAST("t0"."job" = 'nurse' AS Nullable(Int8)) AS "p1",
     CAST(isNotNull("t0"."sick.true") AS Nullable(Int8)) AS "o2",
-    CASE
-      WHEN isNotNull("t0"."sick.true") AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS Nullable(Int8)) AS "a2",
     CAST("t0"."sick" > 0.5 AS Nullable(Int8)) AS "p2",
-    CASE
-      WHEN isNotNull("t0"."sick.true")
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    isNotNull("t0"."sick.true")
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST(isNotNull("t0"."pay.true") AND NOT (
       isNaN("t0"."pay.true")
@@ -290,13 +222,7 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST(isNotNull("t0"."sick.true") AS Nullable(Int8)) AS "o",
-    CASE
-      WHEN isNotNull("t0"."sick.true") AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS Nullable(Int8)) AS "a",
     "t0"."sick" AS "q",
     CASE
       WHEN CAST(FLOOR("t0"."sick" * 100) AS Nullable(Int64)) > 99

@@ -30,29 +30,17 @@ FROM (
     END AS "a1",
     CAST("t0"."job" = 'nurse' AS SMALLINT) AS "p1",
     CAST("t0"."sick.true" IS NOT NULL AS SMALLINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS SMALLINT) AS "a2",
     CAST("t0"."sick" > 0.5 AS SMALLINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -102,11 +90,11 @@ SELECT
   SUM("t1"."o2" * "t1"."p2") AS "s3",
   SUM("t1"."a2" * "t1"."p2") AS "s4",
   SUM("t1"."o3") AS "s5",
-  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."p3" * "t1"."o3") AS "s6",
   SUM("t1"."a3") AS "s7",
-  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."p3") AS "s8",
   SUM("t1"."a3" * "t1"."a3") AS "s9",
-  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."a3") AS "s10",
   SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
   SUM("t1"."a0" * "t1"."p0") AS "s12",
   SUM("t1"."a1" * "t1"."p1") AS "s13",
@@ -129,95 +117,41 @@ SELECT
   ) * (
     "t1"."p3" - "t1"."a3"
   )) AS "s20",
-  SUM("t1"."a0" * "t1"."p0" * (
-    "t1"."a0" * "t1"."p0"
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  ) * (
+    "t1"."q2" - "t1"."a2"
   )) AS "s21",
-  SUM("t1"."a1" * "t1"."p1" * (
-    "t1"."a1" * "t1"."p1"
-  )) AS "s22",
-  SUM("t1"."a2" * "t1"."p2" * (
-    "t1"."a2" * "t1"."p2"
-  )) AS "s23",
   SUM(
-    (
-      "t1"."o2" - "t1"."a2"
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
     ) * (
-      1 - "t1"."p2"
+      "t1"."p3" - "t1"."a3"
     ) * (
-      (
-        "t1"."o2" - "t1"."a2"
-      ) * (
-        1 - "t1"."p2"
-      )
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
     )
-  ) AS "s24",
+  ) AS "s22",
+  SUM(CAST("t1"."p2" IN (0, 1) AS SMALLINT)) AS "s23",
+  SUM(CAST(NOT (
+    "t1"."x2"
+  ) AS SMALLINT)) AS "s24",
   SUM(
-    "t1"."o2" * (
-      "t1"."q2" - "t1"."a2"
-    ) * (
-      "t1"."o2" * (
-        "t1"."q2" - "t1"."a2"
-      )
+    CAST((
+      "t1"."q2" IS NOT NULL
     )
+    AND NOT (
+      "t1"."q2" = CAST('NaN' AS DOUBLE PRECISION)
+    )
+    AND (
+      "t1"."q2" >= 0
+    )
+    AND (
+      "t1"."q2" <= 1
+    ) AS SMALLINT)
   ) AS "s25",
-  SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      )
-    )
-  ) AS "s26",
-  SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      ) * (
-        "t1"."p3" - "t1"."a3"
-      )
-    )
-  ) AS "s27",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."q2" IS NOT NULL
-        )
-        AND NOT (
-          "t1"."q2" = CAST('NaN' AS DOUBLE PRECISION)
-        )
-        AND (
-          "t1"."q2" >= 0
-        )
-        AND (
-          "t1"."q2" <= 1
-        )
-      ),
-      TRUE
-    ) AS SMALLINT)
-  ) AS "s28",
-  SUM(CAST(COALESCE(NOT (
-    "t1"."p2" IN (0, 1)
-  ), TRUE) AS SMALLINT)) AS "s29",
-  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS SMALLINT)) AS "s30",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."p3" IS NOT NULL
-        )
-        AND NOT (
-          "t1"."p3" = CAST('NaN' AS DOUBLE PRECISION)
-        )
-      ),
-      TRUE
-    ) AS SMALLINT)
-  ) AS "s31"
+  COUNT("t1"."p3") AS "s26"
 FROM (
   SELECT
     "t0"."sex" AS "attribute0",
@@ -241,29 +175,17 @@ FROM (
     END AS "a1",
     CAST("t0"."job" = 'nurse' AS SMALLINT) AS "p1",
     CAST("t0"."sick.true" IS NOT NULL AS SMALLINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS SMALLINT) AS "a2",
     CAST("t0"."sick" > 0.5 AS SMALLINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -318,15 +240,7 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST("t0"."sick.true" IS NOT NULL AS SMALLINT) AS "o",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS SMALLINT) AS "a",
     "t0"."sick" AS "q",
     CASE
       WHEN CAST(FLOOR("t0"."sick" * 100) AS BIGINT) > 99

@@ -22,29 +22,17 @@ FROM (
     IFF("t0"."job.true" IS NOT NULL, CAST("t0"."job.true" = 'nurse' AS TINYINT), 0) AS "a1",
     CAST("t0"."job" = 'nurse' AS TINYINT) AS "p1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a2",
     CAST("t0"."sick" > 0.5 AS TINYINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -94,11 +82,11 @@ SELECT
   SUM("t1"."o2" * "t1"."p2") AS "s3",
   SUM("t1"."a2" * "t1"."p2") AS "s4",
   SUM("t1"."o3") AS "s5",
-  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."p3" * "t1"."o3") AS "s6",
   SUM("t1"."a3") AS "s7",
-  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."p3") AS "s8",
   SUM("t1"."a3" * "t1"."a3") AS "s9",
-  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."a3") AS "s10",
   SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
   SUM("t1"."a0" * "t1"."p0") AS "s12",
   SUM("t1"."a1" * "t1"."p1") AS "s13",
@@ -121,94 +109,41 @@ SELECT
   ) * (
     "t1"."p3" - "t1"."a3"
   )) AS "s20",
-  SUM("t1"."a0" * "t1"."p0" * (
-    "t1"."a0" * "t1"."p0"
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  ) * (
+    "t1"."q2" - "t1"."a2"
   )) AS "s21",
-  SUM("t1"."a1" * "t1"."p1" * (
-    "t1"."a1" * "t1"."p1"
-  )) AS "s22",
-  SUM("t1"."a2" * "t1"."p2" * (
-    "t1"."a2" * "t1"."p2"
-  )) AS "s23",
   SUM(
-    (
-      "t1"."o2" - "t1"."a2"
+    "t1"."o3" * (
+      "t1"."p3" - "t1"."a3"
     ) * (
-      1 - "t1"."p2"
+      "t1"."p3" - "t1"."a3"
     ) * (
-      (
-        "t1"."o2" - "t1"."a2"
-      ) * (
-        1 - "t1"."p2"
-      )
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
     )
-  ) AS "s24",
+  ) AS "s22",
+  SUM(CAST("t1"."p2" IN (0, 1) AS TINYINT)) AS "s23",
+  SUM(CAST(NOT (
+    "t1"."x2"
+  ) AS TINYINT)) AS "s24",
   SUM(
-    "t1"."o2" * (
-      "t1"."q2" - "t1"."a2"
-    ) * (
-      "t1"."o2" * (
-        "t1"."q2" - "t1"."a2"
-      )
+    CAST((
+      "t1"."q2" IS NOT NULL
     )
+    AND NOT (
+      "t1"."q2" = CAST('NaN' AS DOUBLE)
+    )
+    AND (
+      "t1"."q2" >= 0
+    )
+    AND (
+      "t1"."q2" <= 1
+    ) AS TINYINT)
   ) AS "s25",
-  SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      )
-    )
-  ) AS "s26",
-  SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      ) * (
-        "t1"."p3" - "t1"."a3"
-      )
-    )
-  ) AS "s27",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."q2" IS NOT NULL
-        )
-        AND NOT (
-          "t1"."q2" = CAST('NaN' AS DOUBLE)
-        )
-        AND (
-          "t1"."q2" >= 0
-        )
-        AND (
-          "t1"."q2" <= 1
-        )
-      ),
-      TRUE
-    ) AS TINYINT)
-  ) AS "s28",
-  SUM(CAST(COALESCE(NOT (
-    "t1"."p2" IN (0, 1)
-  ), TRUE) AS TINYINT)) AS "s29",
-  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS TINYINT)) AS "s30",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."p3" IS NOT NULL
-        ) AND NOT (
-          "t1"."p3" = CAST('NaN' AS DOUBLE)
-        )
-      ),
-      TRUE
-    ) AS TINYINT)
-  ) AS "s31"
+  COUNT("t1"."p3") AS "s26"
 FROM (
   SELECT
     "t0"."sex" AS "attribute0",
@@ -224,29 +159,17 @@ FROM (
     IFF("t0"."job.true" IS NOT NULL, CAST("t0"."job.true" = 'nurse' AS TINYINT), 0) AS "a1",
     CAST("t0"."job" = 'nurse' AS TINYINT) AS "p1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a2",
     CAST("t0"."sick" > 0.5 AS TINYINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -301,15 +224,7 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a",
     "t0"."sick" AS "q",
     IFF(
       CAST(FLOOR("t0"."sick" * 100) AS BIGINT) > 99,

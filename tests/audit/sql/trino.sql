@@ -16,29 +16,17 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a2",
     CAST("t0"."sick" > CAST(0.5 AS DOUBLE) AS TINYINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -82,11 +70,11 @@ SELECT
   SUM("t1"."o2" * "t1"."p2") AS "s3",
   SUM("t1"."a2" * "t1"."p2") AS "s4",
   SUM("t1"."o3") AS "s5",
-  SUM("t1"."o3" * "t1"."p3") AS "s6",
+  SUM("t1"."p3" * "t1"."o3") AS "s6",
   SUM("t1"."a3") AS "s7",
-  SUM("t1"."o3" * "t1"."p3" * "t1"."p3") AS "s8",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."p3") AS "s8",
   SUM("t1"."a3" * "t1"."a3") AS "s9",
-  SUM("t1"."a3" * "t1"."p3") AS "s10",
+  SUM("t1"."p3" * "t1"."o3" * "t1"."a3") AS "s10",
   SUM("t1"."o3" * ABS("t1"."p3" - "t1"."a3")) AS "s11",
   SUM("t1"."o2" * (
     "t1"."q2" - "t1"."a2"
@@ -99,72 +87,41 @@ SELECT
   ) * (
     "t1"."p3" - "t1"."a3"
   )) AS "s14",
-  SUM(
-    "t1"."o2" * (
-      "t1"."q2" - "t1"."a2"
-    ) * (
-      "t1"."o2" * (
-        "t1"."q2" - "t1"."a2"
-      )
-    )
-  ) AS "s15",
+  SUM("t1"."o2" * (
+    "t1"."q2" - "t1"."a2"
+  ) * (
+    "t1"."q2" - "t1"."a2"
+  )) AS "s15",
   SUM(
     "t1"."o3" * (
       "t1"."p3" - "t1"."a3"
     ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      )
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
+    ) * (
+      "t1"."p3" - "t1"."a3"
     )
   ) AS "s16",
+  SUM(CAST("t1"."p2" IN (0, 1) AS TINYINT)) AS "s17",
+  SUM(CAST(NOT (
+    "t1"."x2"
+  ) AS TINYINT)) AS "s18",
   SUM(
-    "t1"."o3" * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."p3" - "t1"."a3"
-    ) * (
-      "t1"."o3" * (
-        "t1"."p3" - "t1"."a3"
-      ) * (
-        "t1"."p3" - "t1"."a3"
-      )
+    CAST((
+      "t1"."q2" IS NOT NULL
     )
-  ) AS "s17",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."q2" IS NOT NULL
-        )
-        AND NOT (
-          IS_NAN("t1"."q2")
-        )
-        AND (
-          "t1"."q2" >= 0
-        )
-        AND (
-          "t1"."q2" <= 1
-        )
-      ),
-      TRUE
+    AND NOT (
+      IS_NAN("t1"."q2")
+    )
+    AND (
+      "t1"."q2" >= 0
+    )
+    AND (
+      "t1"."q2" <= 1
     ) AS TINYINT)
-  ) AS "s18",
-  SUM(CAST(COALESCE(NOT (
-    "t1"."p2" IN (0, 1)
-  ), TRUE) AS TINYINT)) AS "s19",
-  SUM(CAST(COALESCE("t1"."x2" = 1, TRUE) AS TINYINT)) AS "s20",
-  SUM(
-    CAST(COALESCE(
-      NOT (
-        (
-          "t1"."p3" IS NOT NULL
-        ) AND NOT (
-          IS_NAN("t1"."p3")
-        )
-      ),
-      TRUE
-    ) AS TINYINT)
-  ) AS "s21"
+  ) AS "s19",
+  COUNT("t1"."p3") AS "s20"
 FROM (
   SELECT
     "t0"."sex" AS "attribute0",
@@ -174,29 +131,17 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a2",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a2",
     CAST("t0"."sick" > CAST(0.5 AS DOUBLE) AS TINYINT) AS "p2",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."sick.true" = 1
-      )
-      AND NOT (
-        "t0"."sick.true" = 0
-      )
-      THEN 1
-      ELSE 0
-    END AS "x2",
+    (
+      "t0"."sick.true" IS NOT NULL
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 1, FALSE)
+    )
+    AND NOT (
+      COALESCE("t0"."sick.true" = 0, FALSE)
+    ) AS "x2",
     "t0"."sick" AS "q2",
     CAST((
       "t0"."pay.true" IS NOT NULL
@@ -245,15 +190,7 @@ FROM (
       ELSE NULL
     END AS "attribute1",
     CAST("t0"."sick.true" IS NOT NULL AS TINYINT) AS "o",
-    CASE
-      WHEN (
-        "t0"."sick.true" IS NOT NULL
-      ) AND (
-        "t0"."sick.true" = 1
-      )
-      THEN 1
-      ELSE 0
-    END AS "a",
+    CAST(COALESCE("t0"."sick.true" = 1, FALSE) AS TINYINT) AS "a",
     "t0"."sick" AS "q",
     IF(
       CAST(FLOOR("t0"."sick" * 100) AS BIGINT) > 99,

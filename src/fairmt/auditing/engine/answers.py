@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 from fairmt.auditing.cube import SCORE_BINS, Buckets, Cube, empty_cube, one_against_rest
+from fairmt.auditing.engine.prepare import revise
 from fairmt.auditing.engine.queries import build
 from fairmt.auditing.engine.source import BUCKETS, Source
 from fairmt.auditing.engine.terms import Places
@@ -16,6 +17,9 @@ from fairmt.auditing.plan import NotionChoice, Plan
 from fairmt.data.table import as_text
 from fairmt.groups import Attribute, Groups
 from fairmt.tasks import Classification
+
+_TRIES = 3
+"""A table may have classes, and then values of an attribute, that its first rows do not show."""
 
 
 def ask(
@@ -28,18 +32,19 @@ def ask(
     ValueError
         If rows hold what an audit cannot count; the column is named.
     """
-    queries = build(source, source.plan(notions), resample=resample, scores=scores)
-    tables = {name: q.to_pandas() for name, q in queries.tables.items()}
-    # Where the sums stand: in a table of their own, or in the first count.
-    sums = next(iter(tables.values())) if tables else pd.DataFrame()
-    if queries.everything is not None:
-        sums = queries.everything.to_pandas()
-    if len(sums) == 0:
-        raise ValueError("The table has no rows.")
-    for name, sentence in queries.faults:
-        wrong = float(sums[name].astype(np.float64).sum())
-        if wrong:
-            raise ValueError(f"{sentence} in {wrong:,.0f} rows; mend or drop them.")
+    for _ in range(_TRIES):
+        queries = build(source, source.plan(notions), resample=resample, scores=scores)
+        tables = {name: q.to_pandas() for name, q in queries.tables.items()}
+        # Where the sums stand: in a table of their own, or in the first count.
+        sums = next(iter(tables.values())) if tables else pd.DataFrame()
+        if queries.everything is not None:
+            sums = queries.everything.to_pandas()
+        if not revise(source, tables, sums):
+            break
+    if queries.faults is not None and not _sound(sums, queries.asked, queries.checks):
+        for sentence, n in queries.faults.to_pandas().iloc[0].items():
+            if n:
+                raise ValueError(f"{sentence} in {n:,.0f} rows; mend or drop them.")
     groups = _groups(source, sums)
     plan = source.plan(notions, groups)
     stacked = [_codes(frame, groups) for frame in (sums, *tables.values())]
@@ -57,6 +62,12 @@ def ask(
         if not cube.counts[:, 2:, j].any():
             raise ValueError(f"Task '{name}': the truth is missing in every row.")
     return plan, cube
+
+
+def _sound(sums: pd.DataFrame, asked: Sequence[str], checks: Sequence[tuple[str, str]]) -> bool:
+    """Whether every row could be counted."""
+    totals = sums[[*asked, "n"]].astype(np.float64).sum(skipna=False)
+    return bool(totals.notna().all()) and all(totals[a] == totals[b] for a, b in checks)
 
 
 def _groups(source: Source, frame: pd.DataFrame) -> Groups:

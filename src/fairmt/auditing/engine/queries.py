@@ -22,14 +22,18 @@ class Queries:
     tables : by classification task, rows by attributes, truth and decision.
     everything : sums by attributes (and bucket), or None where the first of `tables` has them.
     histograms : by fused output, rows by attributes and bin of the probability.
-    faults : sums that must be 0, and what to say if they are not.
+    asked : names of all sums.
+    checks : pairs of sums that are equal where every row can be counted.
+    faults : how many rows have which fault; asked only where two such sums differ, or one is NaN.
     """
 
     tables: dict[str, Any]
     everything: Any
     histograms: dict[int, Any]
     places: Places
-    faults: list[tuple[str, str]]
+    asked: list[str]
+    checks: list[tuple[str, str]]
+    faults: Any
 
 
 def build(source: Source, plan: Plan, *, resample: bool, scores: bool) -> Queries:
@@ -45,7 +49,8 @@ def build(source: Source, plan: Plan, *, resample: bool, scores: bool) -> Querie
     rows = _rows(source, layout, needed, grouped)
     sums = Sums()
     places = Places.of(plan, rows, sums, weighted=source.weight is not None)
-    faults = _faults(source, layout, rows, sums, needed)
+    faults = _faults(source, layout, rows, needed)
+    checks = _checks(source, layout, rows, sums, needed)
     ask = dict(sums.expressions)
     tables: dict[str, Any] = {}
     for i, task in enumerate(layout.tasks):
@@ -70,7 +75,13 @@ def build(source: Source, plan: Plan, *, resample: bool, scores: bool) -> Querie
         if scores and t.name in source.scored
         for k in range(t.n_outputs)
     }
-    return Queries(tables, everything, histograms, places, faults)
+    count_faults = None
+    if faults:
+        count_faults = rows.aggregate(
+            **{s: wrong.cast("int8").sum() for s, wrong in faults.items()}
+        )
+    asked = list(sums.expressions)
+    return Queries(tables, everything, histograms, places, asked, checks, count_faults)
 
 
 def _summed_outputs(plan: Plan) -> set[int]:
@@ -132,32 +143,52 @@ def _histogram(source: Source, task: Task, k: int) -> Any:
     )
 
 
-def _faults(
+def _checks(
     source: Source, layout: Layout, rows: Any, sums: Sums, needed: set[int]
 ) -> list[tuple[str, str]]:
+    """Pairs of sums that tell whether there are faults, at little cost."""
     found = []
+    for task in layout.tasks:
+        for k in range(task.n_outputs):
+            i = layout.outputs[task.name].start + k
+            if i not in needed or isinstance(task, Classification):
+                pass
+            elif isinstance(task, Regression):
+                # NaN shows in the sums themselves.
+                found.append((sums.count(rows[f"p{i}"]), "n"))
+            else:
+                decided = rows[f"p{i}"].isin([0, 1]).cast("int8")
+                found.append((sums.of(decided), "n"))
+                found.append((sums.of((~rows[f"x{i}"]).cast("int8")), "n"))
+            if i in needed and task.name in source.scored:
+                q = rows[f"q{i}"]
+                inside = source.known(q) & (q >= 0) & (q <= 1)
+                found.append((sums.of(inside.cast("int8")), "n"))
+    if source.weight is not None:
+        w = rows["w"]
+        found.append((sums.of((source.known(w) & (w >= 0)).cast("int8")), "n"))
+    return found
 
-    def refuse(wrong: Any, sentence: str) -> None:
-        found.append((sums.of(wrong.fill_null(True).cast("int8")), sentence))
 
+def _faults(source: Source, layout: Layout, rows: Any, needed: set[int]) -> dict[str, Any]:
+    """What to say of a row, and when it must be said."""
+    found: dict[str, Any] = {}
     for task in layout.tasks:
         for k in range(task.n_outputs):
             i, name = layout.outputs[task.name].start + k, prediction_name(task, k)
             if i not in needed:
                 continue
             if isinstance(task, Regression):
-                refuse(~source.known(rows[f"p{i}"]), f"Prediction '{name}' is missing")
+                found[f"Prediction '{name}' is missing"] = ~source.known(rows[f"p{i}"])
             elif task.name in source.scored:
                 p = rows[f"q{i}"]
-                refuse(
-                    ~(source.known(p) & (p >= 0) & (p <= 1)),
-                    f"Probability '{name}' is outside [0, 1]",
-                )
+                inside = source.known(p) & (p >= 0) & (p <= 1)
+                found[f"Probability '{name}' is outside [0, 1]"] = ~inside
             if isinstance(task, Detection):
-                refuse(~rows[f"p{i}"].isin([0, 1]), f"Decision of '{name}' is not 0 or 1")
+                found[f"Decision of '{name}' is not 0 or 1"] = ~rows[f"p{i}"].isin([0, 1])
                 column = truth_names(task, False)[k]
-                refuse(rows[f"x{i}"] == 1, f"Label '{column}' is neither 0 or 1 nor yes or no")
+                found[f"Label '{column}' is neither 0 or 1 nor yes or no"] = rows[f"x{i}"]
     if source.weight is not None:
         w = rows["w"]
-        refuse(~(source.known(w) & (w >= 0)), f"Weight '{source.weight}' is missing or negative")
-    return found
+        found[f"Weight '{source.weight}' is missing or negative"] = ~(source.known(w) & (w >= 0))
+    return {sentence: wrong.fill_null(True) for sentence, wrong in found.items()}

@@ -33,6 +33,7 @@ class Source:
     table : Ibis table.
     tasks : completed by `fairmt.auditing.engine.prepare.prepare`.
     edges : inner edges of the bands of numeric attributes, completed likewise.
+    guessed : tasks whose classes are those of the first rows.
     dialect : where there is no connection, the SQL to be written.
     """
 
@@ -61,6 +62,7 @@ class Source:
         self.dialect = dialect
         self.tasks = [find_outputs(t, self.names) for t in tasks]
         self._check_columns()
+        self.guessed: set[str] = set()
         self.edges: dict[str, tuple[float, ...]] = {}
         for name, edges in (bins or {}).items():
             if name not in self.sensitive:
@@ -170,7 +172,7 @@ class Source:
     def atoms(self, task: Task, k: int) -> dict[str, Any]:
         """Observed (o), actual (a), predicted (p), probability (q), if there is one, of output k.
 
-        ``x`` is 1 where the truth cannot be read.
+        ``x`` says where a label cannot be read.
         """
         if isinstance(task, Regression):
             return self._target(task, k)
@@ -202,8 +204,6 @@ class Source:
         }
 
     def _label(self, task: Task, k: int) -> dict[str, Any]:
-        import ibis
-
         column, name = self.table[truth_names(task, False)[k]], prediction_name(task, k)
         known = self.known(column)
         if column.type().is_string():
@@ -211,16 +211,18 @@ class Source:
         else:
             number = column.cast("int8") if column.type().is_boolean() else column
             yes, no = number == 1, number == 0
+        if not column.type().is_floating():
+            # Comparisons with null are null.
+            yes, no = yes.fill_null(False), no.fill_null(False)
         if f"{name}.decision" in self.names:
             decision = self.table[f"{name}.decision"].cast("int8")
         else:
             decision = (self.table[name] > THRESHOLD).cast("int8")
-        strange = ibis.cases((known & ~yes & ~no, 1), else_=0)
         return {
             "o": known.cast("int8"),
-            "a": ibis.cases((known & yes, 1), else_=0).cast("int8"),
+            "a": (yes if not column.type().is_floating() else known & yes).cast("int8"),
             "p": decision,
-            "x": strange.cast("int8"),
+            "x": known & ~yes & ~no,
         }
 
     def bucket(self) -> Any:

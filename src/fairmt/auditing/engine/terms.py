@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,27 @@ from fairmt.notions import MEASURES, Atoms
 
 
 class Sql:
-    """A column of a query with the arithmetic that definitions of statistics use."""
+    """A column of a query with the arithmetic that definitions of statistics use.
 
-    def __init__(self, expression: Any) -> None:
-        self.expression = expression
+    Products are kept as their factors, so that equal ones are found however they were written.
+    Columns of whole numbers are 0 or 1 here, and are their own squares.
+    """
+
+    def __init__(self, *factors: Any) -> None:
+        self.factors = factors
+
+    @property
+    def expression(self) -> Any:
+        return reduce(mul, self.factors)
+
+    @property
+    def key(self) -> frozenset[tuple[Any, int]]:
+        """The same for equal products."""
+        return frozenset(Counter(f.op() for f in self.factors).items())
+
+    @property
+    def is_indicator(self) -> bool:
+        return all(f.type().is_integer() for f in self.factors)
 
     def __add__(self, other: Any) -> Sql:
         return Sql(self.expression + _inner(other))
@@ -31,10 +51,24 @@ class Sql:
     def __rsub__(self, other: Any) -> Sql:
         return Sql(_inner(other) - self.expression)
 
-    def __mul__(self, other: Any) -> Sql:
-        return Sql(self.expression * _inner(other))
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, int) and other in (0, 1):
+            # What is 0 or 1 for every row is not asked of every row.
+            return self if other else 0
+        factors = list(self.factors)
+        for factor in other.factors if isinstance(other, Sql) else (other,):
+            known = [f.op() for f in factors]
+            if factor.op() not in known or not factor.type().is_integer():
+                factors.append(factor)
+        return Sql(*factors)
 
     __radd__, __rmul__ = __add__, __mul__
+
+    def square(self) -> Sql:
+        factors = [f.op().args[0].to_expr() if _is_absolute(f) else f for f in self.factors]
+        product = Sql(*factors) * Sql(*factors)
+        assert isinstance(product, Sql)
+        return product
 
     def __abs__(self) -> Sql:
         return Sql(self.expression.abs())
@@ -59,6 +93,10 @@ def _inner(value: Any) -> Any:
     return value.expression if isinstance(value, Sql) else value
 
 
+def _is_absolute(expression: Any) -> bool:
+    return type(expression.op()).__name__ == "Abs"
+
+
 @dataclass
 class Sums:
     """Sums to be asked for in one query, each once however often it is needed."""
@@ -66,14 +104,21 @@ class Sums:
     names: dict[Any, str] = field(default_factory=dict)
     expressions: dict[str, Any] = field(default_factory=dict)
 
-    def of(self, expression: Any) -> str:
-        """Name of the sum of an expression."""
-        expression = _inner(expression)
-        key = expression.op()
+    def of(self, term: Any) -> str:
+        """Name of the sum of a term; 1 summed is the number of rows."""
+        if isinstance(term, int):
+            return "n"
+        term = term if isinstance(term, Sql) else Sql(term)
+        return self._named(("sum", term.key), lambda: term.expression.sum())
+
+    def count(self, column: Any) -> str:
+        """Name of the number of values that are not null."""
+        return self._named(("count", column.op()), column.count)
+
+    def _named(self, key: Any, aggregate: Callable[[], Any]) -> str:
         if key not in self.names:
-            name = f"s{len(self.names)}"
-            self.names[key] = name
-            self.expressions[name] = expression.sum()
+            self.names[key] = f"s{len(self.names)}"
+            self.expressions[self.names[key]] = aggregate()
         return self.names[key]
 
 
@@ -107,15 +152,16 @@ class Places:
         for j, (name, i) in enumerate(plan.counted_outputs):
             if layout[name].kind != "detection":
                 continue
-            o, a, p = (rows[f"{x}{i}"] for x in "oap")
+            o, a, p = (Sql(rows[f"{x}{i}"]) for x in "oap")
             own = [o, a, p, o * p, a * p]
             labels[j] = [[sums.of(x) for x in own]]
             if weighted:
-                labels[j].append([sums.of(x * rows["w"]) for x in [*own, o * 0 + 1]])
+                labels[j].append([sums.of(x * w) for x in [*own, 1]])
         targets, seen = [], []
         for i in plan.targets:
             o, a, p = (Sql(rows[f"{x}{i}"]) for x in "oap")
-            products = (o, o * p, a, o * p * p, a * a, a * p, o * abs(p - a))
+            seen_p = p * o
+            products = (o, seen_p, a, seen_p * p, a * a, seen_p * a, o * abs(p - a))
             assert len(products) == len(TARGET_SUMS)
             targets.append([sums.of(x * w if weighted else x) for x in products])
             seen.append(sums.of(o))
@@ -142,11 +188,11 @@ class Places:
                     second.append([])
                     continue
                 n, d = expressions[first], expressions[last]
-                if not weighted and d.expression.type().is_integer():
+                if not weighted and (isinstance(d, int) or d.is_indicator):
                     # The denominator is 0 or 1, and the numerator 0 where it is 0.
-                    second.append([sums.of(n * n), columns[first], columns[last]])
+                    second.append([sums.of(n.square()), columns[first], columns[last]])
                 else:
-                    second.append([sums.of(n * n), sums.of(n * d), sums.of(d * d)])
+                    second.append([sums.of(n.square()), sums.of(n * d), sums.of(d.square())])
         return Places(labels, targets, seen, columns, mass, mass2, second)
 
     def fill(self, plan: Plan, cube: Cube, frame: pd.DataFrame, cell: np.ndarray) -> None:
