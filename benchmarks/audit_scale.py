@@ -3,7 +3,8 @@
     python benchmarks/audit_scale.py [rows] [folder]
 
 Four attributes and ten statistics, twice: of decisions about three classes, which are counts; and
-of a label and a number. Each work runs in a process of its own on two threads; the ratio of
+of a label and a number (whose units are given, so that the sums are those of the query, and not
+sought in a query of their own). Each work runs in a process of its own on two threads; the ratio of
 wall-clock times and the peak memory of the audit are printed.
 """
 
@@ -20,6 +21,8 @@ from typing import Any
 
 import duckdb
 
+from fairmt.tasks import Detection, Regression
+
 THREADS = 2
 ATTRIBUTES = ["sex", "race", "age", "region"]
 BY = ", ".join(ATTRIBUTES)
@@ -30,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
         "query": f'select {BY}, "job.true", job, count(*) from people group by all',
     },
     "a label and a number": {
-        "tasks": ["hired:detection", "pay:regression"],
+        "tasks": [Detection("hired", ("hired",)), Regression("pay", centre=(5.0,), scale=(3.0,))],
         "notions": {
             "hired": [
                 "equalized_odds", "predictive_parity", "accuracy_parity", "demographic_parity",
@@ -57,7 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
 def write(path: Path, rows: int) -> None:
     """People with answers of a model, in row groups of a million."""
     connection = duckdb.connect()
-    connection.execute(f"set threads = {THREADS}")
+    connection.execute(f"set threads = {THREADS}; set enable_progress_bar = false")
     connection.execute(
         f"""copy (select
           ['men', 'women'][1 + (i % 2)::int] as sex,
@@ -76,7 +79,7 @@ def write(path: Path, rows: int) -> None:
 
 def by_hand(path: Path, case: dict[str, Any]) -> None:
     connection = duckdb.connect()
-    connection.execute(f"set threads = {THREADS}")
+    connection.execute(f"set threads = {THREADS}; set enable_progress_bar = false")
     connection.execute(f"create view people as select * from read_parquet('{path}')")
     connection.execute(case["query"]).fetchdf()
 
@@ -87,7 +90,7 @@ def audit(path: Path, case: dict[str, Any]) -> None:
     import fairmt
 
     connection = ibis.duckdb.connect()
-    connection.con.execute(f"set threads = {THREADS}")
+    connection.con.execute(f"set threads = {THREADS}; set enable_progress_bar = false")
     result = fairmt.audit(
         connection.read_parquet(path),
         tasks=case["tasks"],

@@ -153,6 +153,7 @@ def test_probabilities_alone_are_decided_in_the_query(people: pd.DataFrame) -> N
         ({"benefits.health.decision": 2}, "Decision of 'benefits.health' is not 0 or 1"),
         ({"benefits.health.true": 3.0}, "neither 0 or 1 nor yes or no"),
         ({"income": np.nan}, "Prediction 'income' is missing"),
+        ({"income": np.inf}, "Prediction 'income' is missing"),
         ({"job": None}, "Column 'job' is missing in every row"),
         ({"job.true": None}, "Column 'job.true' is missing in every row"),
         ({"benefits.housing.true": np.nan}, "the truth is missing in every row"),
@@ -185,6 +186,9 @@ def test_faults_of_names_and_keys_are_told(people: pd.DataFrame, tmp_path: Path)
         fairmt.audit(people, **common | {"tasks": tasks})
     with pytest.raises(ValueError, match="same table"):
         fairmt.audit(people, truth=people, **common)
+    rich = people["income.true"].where(people["person"] != 7, np.inf)
+    with pytest.raises(ValueError, match=r"Target 'income\.true' is infinite in 1 rows"):
+        fairmt.audit(people.assign(**{"income.true": rich}), **common)
     light = people.assign(weight=people["weight"].where(people["person"] != 7, -1))
     with pytest.raises(ValueError, match="Weight 'weight' is missing or negative in 1 rows"):
         fairmt.audit(light, weight="weight", **common)
@@ -241,3 +245,60 @@ def test_queries_for_other_engines_are_those_on_record(dialect: str) -> None:
     if not recorded.startswith(head + "\n"):
         pytest.skip("recorded with another major version of Ibis, which words queries otherwise")
     assert text == recorded
+
+
+def test_nan_that_is_not_null_is_missing_all_the_same(people: pd.DataFrame, tmp_path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = people.assign(age=np.random.default_rng(0).normal(40, 9, len(people)))
+    frame.loc[3:40, "age"] = np.nan
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for name in ("income.true", "benefits.health.true", "age"):
+        values = pa.array(frame[name].to_numpy(dtype=float), from_pandas=False)
+        assert values.null_count == 0
+        table = table.set_column(table.column_names.index(name), name, values)
+    pq.write_table(table, tmp_path / "people.parquet")
+    common = {"tasks": TASKS, "sensitive": ["sex", "age"], "n_boot": 0, "bins": {"age": [30, 50]}}
+    same(
+        fairmt.audit(frame, **common),
+        fairmt.audit(tmp_path / "people.parquet", engine="duckdb", **common),
+    )
+
+
+def test_what_the_first_rows_do_not_show_is_found_all_the_same(people, monkeypatch) -> None:
+    monkeypatch.setattr("fairmt.auditing.engine.preparation._LOOK", 50)
+    years = np.r_[np.full(60, 1), np.arange(len(people) - 60) % 40].astype(int)
+    frame = people.sort_values("job.true", na_position="first").assign(age=years)
+    common = {"tasks": TASKS, "sensitive": ["sex", "age"], "n_boot": 0}
+    for dropped in ([], [c for c in frame if c.startswith("job.") and c != "job.true"]):
+        own = frame.drop(columns=dropped).reset_index(drop=True)
+        same(fairmt.audit(own, **common), fairmt.audit(own, engine="duckdb", **common))
+
+
+def test_groups_without_any_label_are_no_fault(people: pd.DataFrame) -> None:
+    frame = people.copy()
+    labels = ["benefits.health.true", "benefits.housing.true", "income.true", "job.true"]
+    frame.loc[frame["region"] == "west", labels] = None
+    common = {"tasks": TASKS, "sensitive": ["region"], "n_boot": 0}
+    same(fairmt.audit(frame, **common), fairmt.audit(frame, engine="duckdb", **common))
+
+
+@pytest.mark.parametrize("value", [-1, 100])
+def test_decisions_of_any_size_are_refused_in_plain_words(people, value: int) -> None:
+    frame = people.assign(**{"benefits.housing.decision": np.int8(value)})
+    with pytest.raises(ValueError, match=r"Decision of 'benefits\.housing' is not 0 or 1"):
+        fairmt.audit(frame, tasks=TASKS, sensitive=["sex"], n_boot=0, engine="duckdb")
+
+
+def test_text_labels_and_truth_values_are_read_in_the_query(people: pd.DataFrame) -> None:
+    frame = people.copy()
+    words = frame["benefits.health.true"].map({1.0: "yes", 0.0: "no"})
+    frame["benefits.health.true"] = words
+    frame["benefits.housing.true"] = frame["benefits.housing.true"] == 1
+    frame["benefits.housing.decision"] = frame["benefits.housing.decision"] == 1
+    common = {"tasks": TASKS, "sensitive": ["sex"], "n_boot": 0}
+    same(fairmt.audit(people, **common), fairmt.audit(frame, engine="duckdb", **common))
+    frame.loc[5, "benefits.health.true"] = "perhaps"
+    with pytest.raises(ValueError, match="neither 0 or 1 nor yes or no in 1 rows"):
+        fairmt.audit(frame, engine="duckdb", **common)

@@ -58,7 +58,8 @@ def test_frames_by_name(result: AuditResult) -> None:
 
 
 def test_frames_are_copies(result: AuditResult) -> None:
-    result.to_frame()["gap"] = 7.0
+    frame = result.to_frame()
+    frame["gap"] = 7.0
     assert not (result.gaps["gap"] == 7.0).any()
 
 
@@ -234,3 +235,39 @@ def test_fairlearn_models_are_audited_with_their_own_arguments(people: pd.DataFr
     expected = (model.predict(X, **arguments) == y).mean()
     accuracy = found.utilities.set_index("metric").loc["accuracy", "value"]
     assert accuracy == pytest.approx(expected)
+
+
+def test_what_a_training_run_adds_is_shown(people: pd.DataFrame) -> None:
+    points = [
+        {
+            "segment": segment, "delta_m": -0.01 * i, "shortfall": 0.1 - 0.01 * i, "gap": 0.2,
+            "epoch": i, "strength": 0.5, "chosen": i == 2,
+        }
+        for i, segment in enumerate(["warmup", "plain", "path", "path"])
+    ]  # fmt: skip
+    rows = [{"name": "gap", "plain": 0.2, "fair": 0.1}]
+    extra = {
+        "path": points,
+        "comparison": {"method": "<b>ours</b>", "reason": "budget", "rows": rows},
+        "model": "A small network.",
+    }
+    found = fairmt.audit(
+        people, tasks=["job:classification"], sensitive=["sex"], n_boot=0, extra=extra
+    )
+    page = found.to_html()
+    assert "The path" in page
+    assert "A small network." in page
+    assert "Plain model and &lt;b&gt;ours&lt;/b&gt;" in page
+    assert json.loads(found.to_json())["extra"]["path"][2]["chosen"] is True
+
+
+def test_bins_of_probabilities_are_left_out_where_they_would_fill_the_memory(monkeypatch, people):
+    monkeypatch.setattr("fairmt.auditing.cube._HELD", 100)
+    for engine in ("memory", "duckdb"):
+        if engine == "duckdb":
+            pytest.importorskip("ibis")
+        found = fairmt.audit(
+            people, tasks=["benefits:detection"], sensitive=["sex"], n_boot=0, engine=engine
+        )
+        assert found.scores.empty
+        assert "reliability" not in found.to_html().lower().split("<main>")[1].split("words")[0]

@@ -17,6 +17,7 @@ from fairmt.auditing.intervals import (
     gap_interval,
     gap_p_value,
     range_tail,
+    smoothed,
     wilson,
 )
 
@@ -157,6 +158,7 @@ def simulate(n: list[int], p: list[float], tolerance: float, repeats: int = 1500
     for _ in range(repeats):
         q = r.binomial(sizes, truth) / sizes
         covariance = np.diag(binomial_variance(q, sizes))
+        q = smoothed(q, sizes)
         low, high = gap_interval(q, covariance, 0.95)
         covered += low <= truth.max() - truth.min() <= high
         rejected += gap_p_value(q, covariance, tolerance) < 0.05
@@ -172,6 +174,7 @@ def simulate(n: list[int], p: list[float], tolerance: float, repeats: int = 1500
         ([500] * 8, [0.7] * 8, 0.0),
         ([2000, 500, 300, 100, 50, 40], [0.7] * 5 + [0.5], 0.2),
         ([100] * 20, [0.9] * 20, 0.0),
+        ([30, 60, 500, 500], [0.9] * 4, 0.0),
     ],
 )
 def test_gap_intervals_cover_and_tests_keep_their_level(n, p, tolerance) -> None:

@@ -308,3 +308,16 @@ def test_utilities_from_counts_are_those_from_rows(people: pd.DataFrame) -> None
     expected = with_scores.utilities.query("task == 'job'").set_index("metric")["value"]
     for row in without.utilities.itertuples():
         assert row.value == pytest.approx(expected[row.metric], abs=1e-12)
+
+
+def test_units_that_come_with_a_task_stay(people: pd.DataFrame) -> None:
+    from fairmt.tasks import Regression
+
+    task = Regression("income", centre=(30.0,), scale=(2.0,))
+    common = {"sensitive": ["sex"], "n_boot": 0, "notions": ["bias_parity"]}
+    given = fairmt.audit(people, tasks=[task], **common).rates
+    fitted = fairmt.audit(people, tasks=["income:regression"], **common).rates
+    spread = people["income.true"].std(ddof=0)
+    np.testing.assert_allclose(given["value"] * 2.0, fitted["value"] * spread, rtol=1e-9)
+    engine = fairmt.audit(people, tasks=[task], engine="duckdb", **common).rates
+    np.testing.assert_allclose(engine["value"], given["value"], rtol=1e-9)

@@ -14,7 +14,7 @@ from fairmt.auditing.intervals import wilson
 
 MARKS = {
     "outside your tolerance": "▲",
-    "above your tolerance, within sampling error": "△",
+    "above your tolerance, but not surely": "△",
     "within your tolerance": "✓",
     "too few people to tell": "?",
 }

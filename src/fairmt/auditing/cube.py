@@ -21,6 +21,9 @@ TARGET_SUMS = ("n", "p", "a", "pp", "aa", "pa", "absolute")
 """Sums kept of every regression output, over rows whose target is known, in standard units."""
 
 
+_HELD = 100_000_000
+
+
 @dataclass
 class Buckets:
     """Sums by bucket, for resampling: every row (or cluster of rows) is in one bucket.
@@ -84,6 +87,11 @@ class Cube:
             return np.zeros(shape)
         flat = self._membership @ values.reshape(len(values), -1)
         return np.asarray(flat, dtype=np.float64).reshape(shape)
+
+
+def scores_fit(n_cells: int, n_outputs: int) -> bool:
+    """Whether bins of probabilities are kept; with very many combinations of attributes not."""
+    return n_cells * n_outputs * SCORE_BINS * 4 <= _HELD
 
 
 def membership(groups: Groups, codes: np.ndarray) -> sparse.csr_array:

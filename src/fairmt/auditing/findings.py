@@ -65,13 +65,13 @@ def findings(gaps: pd.DataFrame, tolerance: float | None, confidence: float) -> 
     sentences = []
     if tolerance is not None:
         outside = int((judged["verdict"] == "outside your tolerance").sum())
-        above = int((judged["verdict"] == "above your tolerance, within sampling error").sum())
+        above = int((judged["verdict"] == "above your tolerance, but not surely").sum())
         sentence = (
             f"{outside} of {count(len(judged), 'gap')} {be(outside)} outside your tolerance of "
             f"{tolerance:g}"
         )
         if above:
-            sentence += f"; {above} more {be(above)} above it, but within sampling error"
+            sentence += f"; {above} more {be(above)} above it, but not surely so"
         sentences.append(sentence + ".")
     shown = ordered(judged).drop_duplicates(["task", "attribute"]).head(SHOWN)
     for row in shown.to_dict("records"):
@@ -184,7 +184,7 @@ def _unknown(gaps: pd.DataFrame, rates: pd.DataFrame) -> list[Flag]:
     n = len(names)
     sentence = (
         f"{count(n, 'group')} {be(n)} too small to judge in some statistics "
-        f"({listed(names)}); they are left out of those gaps."
+        f"({listed(names)}); {'it is' if n == 1 else 'they are'} left out of those gaps."
     )
     return [Flag("unknown", sentence)]
 
@@ -243,17 +243,19 @@ def _within_groups(observation: pd.DataFrame) -> list[Flag]:
 
 
 def _observation(observation: pd.DataFrame) -> list[Flag]:
-    worst = _widest(observation, "observed")
-    found = []
-    for task, own in worst.groupby("task", sort=False):
-        row = own.iloc[0]
-        sentence = (
-            f"{task}: labels are observed for {row['low']:.0%} of {row['low_group']} and "
-            f"{row['high']:.0%} of {row['high_group']}. Gaps on observed labels are not gaps in "
-            "the population."
-        )
-        found.append(Flag("observation", sentence))
-    return found
+    worst = _widest(observation, "observed").drop_duplicates("task")
+    if not len(worst):
+        return []
+    shares = [
+        f"of {row['task']} for {row['low']:.0%} of {row['low_group']} and {row['high']:.0%} of "
+        f"{row['high_group']}"
+        for row in worst.to_dict("records")
+    ]
+    sentence = (
+        f"Labels are observed for some groups more than for others: {'; '.join(shares)}. Gaps on "
+        "observed labels are not gaps in the population."
+    )
+    return [Flag("observation", sentence)]
 
 
 def _widest(observation: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -334,6 +336,7 @@ def count(n: int, noun: str) -> str:
 
 
 def be(n: int) -> str:
+    """The verb for so many."""
     return "is" if n == 1 else "are"
 
 

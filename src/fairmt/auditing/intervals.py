@@ -22,11 +22,30 @@ def wilson(rate: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarr
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
 
 
+def smoothed(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """A share after one success and one failure were added (Agresti and Caffo 2000): differences
+    of such shares keep the level of intervals and tests where groups are small."""
+    return (rate * n + 1) / (n + 2)
+
+
 def binomial_variance(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Variance of a share after one success and one failure were added (Agresti and Caffo 2000):
-    never 0, so that a group without a single hit does not look certain."""
-    smooth = (rate * n + 1) / (n + 2)
-    return smooth * (1 - smooth) / (n + 2)
+    """Variance of a smoothed share; never 0, so that a group without a hit is not certain."""
+    share = smoothed(rate, n)
+    return share * (1 - share) / (n + 2)
+
+
+def gumbel(noise: np.ndarray, confidence: float) -> float:
+    """Quantile of the largest of several noisy distances, from a few draws of it."""
+    scale = float(noise.std(ddof=1)) * np.sqrt(6) / np.pi
+    place = float(noise.mean()) - np.euler_gamma * scale
+    return place - scale * float(np.log(-np.log(confidence)))
+
+
+def gumbel_tail(value: float, noise: np.ndarray) -> float:
+    """P(largest distance > value), from a few draws of it."""
+    scale = max(float(noise.std(ddof=1)) * np.sqrt(6) / np.pi, 1e-12)
+    place = float(noise.mean()) - np.euler_gamma * scale
+    return float(-np.expm1(-np.exp(-np.clip((value - place) / scale, -700, 700))))
 
 
 def percentile(boot: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

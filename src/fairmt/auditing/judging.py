@@ -25,8 +25,9 @@ class Settings:
     tolerance : gap that is accepted; adds a test and a verdict to every gap.
     n_boot : bootstrap replicates; 0 leaves out what needs them.
     confidence : of the intervals.
-    interval : 'auto' (Wilson for shares of rows, simultaneous Tukey-Kramer for gaps, percentile
-        bootstrap for the rest), 'percentile' or 'bias-corrected' (bootstrap throughout).
+    interval : 'auto' (Wilson for shares of rows, Tukey-Kramer over all pairs of groups for gaps,
+        permutations for gaps of distances, percentile bootstrap for the rest), 'percentile' or
+        'bias-corrected' (bootstrap throughout).
     adjust : 'holm', 'benjamini-hochberg' or 'none', over all gaps tested.
     min_evidence : groups with fewer rows that a rate is about are too small to judge.
     """

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from fairmt.auditing.cube import SCORE_BINS, Buckets, Cube, empty_cube, one_against_rest
+from fairmt.auditing.cube import (
+    SCORE_BINS,
+    Buckets,
+    Cube,
+    empty_cube,
+    one_against_rest,
+    scores_fit,
+)
 from fairmt.auditing.plan import OUTCOMES, Plan
 from fairmt.auditing.rows import Rows
 from fairmt.tasks import Classification, Regression
@@ -37,7 +44,7 @@ def cube_of_rows(rows: Rows, plan: Plan, *, resample: bool = True, seed: int = 0
     _targets(rows, plan, cube, cell)
     if plan.summed is not None:
         _sum(rows, plan, cube, cell, resample, seed)
-    if rows.scored:
+    if rows.scored and scores_fit(len(codes), plan.layout.n_outputs):
         cube.scores = _scores(rows, cell, len(codes))
     return cube
 

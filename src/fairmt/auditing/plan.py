@@ -22,6 +22,10 @@ from fairmt.tasks import Classification, Layout, Task
 OUTCOMES = ((0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1))
 """Observed, actual, predicted. An outcome stands at ``2 (observed + actual) + predicted``."""
 
+NORMS = ("calibration error",)
+"""Rates that are sums of absolute values, as distances are: noise makes them larger, never
+smaller, and the more the smaller the group."""
+
 NotionChoice = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
@@ -70,6 +74,7 @@ class Plan:
     targets : fused outputs of regression tasks.
     counted : rates of decisions, where rows count alike and one by one.
     summed : everything else, or None.
+    norm : (S,) distances and `NORMS`.
     statistics : all of them, task by task; `order` takes counted and summed ones, one behind the
         other, to that order.
     """
@@ -86,6 +91,7 @@ class Plan:
     orientation: np.ndarray
     bounded: np.ndarray
     distance: np.ndarray
+    norm: np.ndarray
 
     @property
     def n_summed(self) -> int:
@@ -174,6 +180,7 @@ def make_plan(
         orientation[order],
         np.array([MEASURES[s.measure].bounded for s in ordered]),
         np.array([MEASURES[s.measure].distance for s in ordered]),
+        np.array([MEASURES[s.measure].distance or s.measure in NORMS for s in ordered]),
     )
 
 

@@ -43,7 +43,8 @@ def audit(
     data : frame, Arrow or polars table, mapping from name to array, path of a CSV or Parquet file
         or of a folder of Parquet files, or an Ibis table of any backend.
     truth : a second table of equal length and order, if the truth is not in `data`.
-    tasks : tasks, or 'name:kind' or 'name:kind:column,column'.
+    tasks : tasks, or 'name:kind' or 'name:kind:column,column'. Targets are judged in units of
+        their mean and spread in these rows, unless a `Regression` comes with centre and scale.
     sensitive : names of columns of `truth`, or of `data`; or a table of them.
     bins : inner edges of the bands of numeric attributes.
     depth : intersections of up to so many attributes are groups too.

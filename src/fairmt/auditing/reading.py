@@ -24,6 +24,8 @@ from fairmt.frames import parse_task
 from fairmt.groups import MAX_CATEGORIES
 from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 
+_STEADY = 1e-10
+
 
 def read_rows(
     data: Any,
@@ -239,20 +241,29 @@ def _regression(
         truths.append(truth)
         decisions.append(values)
     y = np.stack(truths, 1)
-    task = round_scale(task, np.nanmean(y, 0).tolist(), np.nanstd(y, 0).tolist())
+    if not has_units(task):
+        task = round_scale(task, np.nanmean(y, 0).tolist(), np.nanstd(y, 0).tolist())
     return task, Answers(y, np.stack(decisions, 1))
+
+
+def has_units(task: Regression) -> bool:
+    """Whether centre and scale were given with the task; then they stay."""
+    return any(c != 0.0 for c in task.centre) or any(s != 1.0 for s in task.scale)
 
 
 def round_scale(task: Regression, centre: Sequence[float], scale: Sequence[float]) -> Regression:
     """The task in standard units of the audited rows.
 
     Rounded, so that sums taken in another order do not put a prediction that equals the mean on
-    the other side of it.
+    the other side of it. A target that is steady but for rounding keeps its own units.
     """
     return replace(
         task,
         centre=tuple(float(f"{c:.12g}") for c in centre),
-        scale=tuple(float(f"{s:.12g}") if s > 0 else 1.0 for s in scale),
+        scale=tuple(
+            float(f"{s:.12g}") if s > _STEADY * abs(c) else 1.0
+            for c, s in zip(centre, scale, strict=True)
+        ),
     )
 
 

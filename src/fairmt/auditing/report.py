@@ -28,7 +28,8 @@ _FIGURES = {
     "is estimated by the bootstrap",
     "by chance": "the mean gap when group labels are exchanged at random",
     "outside your tolerance": "a test of 'no two groups differ by more than the tolerance' "
-    "rejects, after correction for the number of gaps",
+    "rejects, after correction for the number of gaps; where it does not, a gap above the "
+    "tolerance is not surely outside",
     "dead": "all groups lie below 2 % or above 98 %, so that no gap can show",
 }
 

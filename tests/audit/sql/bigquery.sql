@@ -33,22 +33,15 @@ FROM (
     AND NOT (
       COALESCE(`t0`.`sick_true` = 0, FALSE)
     ) AS `x2`,
+    `t0`.`sick_true` AS `y2`,
     `t0`.`sick` AS `q2`,
-    CAST((
-      `t0`.`pay_true` IS NOT NULL
-    ) AND NOT (
-      IS_NAN(`t0`.`pay_true`)
-    ) AS INT64) AS `o3`,
-    IF(
-      (
-        `t0`.`pay_true` IS NOT NULL
-      ) AND NOT (
-        IS_NAN(`t0`.`pay_true`)
-      ),
-      ieee_divide(`t0`.`pay_true` - 30.0, 8.0),
-      0.0
-    ) AS `a3`,
-    ieee_divide(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    CAST(`t0`.`pay_true` IS NOT NULL AS INT64) AS `o3`,
+    IF(`t0`.`pay_true` IS NOT NULL, (
+      `t0`.`pay_true` - 30.0
+    ) * 0.125, 0.0) AS `a3`,
+    (
+      `t0`.`pay` - 30.0
+    ) * 0.125 AS `p3`,
     MOD((
       MOD(FARM_FINGERPRINT(`t0`.`household`), 256)
     ) + 256, 256) AS `bucket`,
@@ -117,21 +110,14 @@ SELECT
       `t1`.`p3` - `t1`.`a3`
     )
   ) AS `s22`,
-  SUM(CAST(`t1`.`p2` IN (0, 1) AS INT64)) AS `s23`,
-  SUM(CAST(NOT (
-    `t1`.`x2`
-  ) AS INT64)) AS `s24`,
+  COUNT(`t1`.`p2`) AS `s23`,
+  SUM(`t1`.`y2` * `t1`.`y2`) AS `s24`,
   SUM(
     CAST((
       `t1`.`q2` IS NOT NULL
-    )
-    AND NOT (
-      IS_NAN(`t1`.`q2`)
-    )
-    AND (
+    ) AND (
       `t1`.`q2` >= 0
-    )
-    AND (
+    ) AND (
       `t1`.`q2` <= 1
     ) AS INT64)
   ) AS `s25`,
@@ -162,22 +148,15 @@ FROM (
     AND NOT (
       COALESCE(`t0`.`sick_true` = 0, FALSE)
     ) AS `x2`,
+    `t0`.`sick_true` AS `y2`,
     `t0`.`sick` AS `q2`,
-    CAST((
-      `t0`.`pay_true` IS NOT NULL
-    ) AND NOT (
-      IS_NAN(`t0`.`pay_true`)
-    ) AS INT64) AS `o3`,
-    IF(
-      (
-        `t0`.`pay_true` IS NOT NULL
-      ) AND NOT (
-        IS_NAN(`t0`.`pay_true`)
-      ),
-      ieee_divide(`t0`.`pay_true` - 30.0, 8.0),
-      0.0
-    ) AS `a3`,
-    ieee_divide(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    CAST(`t0`.`pay_true` IS NOT NULL AS INT64) AS `o3`,
+    IF(`t0`.`pay_true` IS NOT NULL, (
+      `t0`.`pay_true` - 30.0
+    ) * 0.125, 0.0) AS `a3`,
+    (
+      `t0`.`pay` - 30.0
+    ) * 0.125 AS `p3`,
     MOD((
       MOD(FARM_FINGERPRINT(`t0`.`household`), 256)
     ) + 256, 256) AS `bucket`,

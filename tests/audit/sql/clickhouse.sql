@@ -39,22 +39,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST(isNotNull("t0"."pay.true") AND NOT (
-      isNaN("t0"."pay.true")
-    ) AS Nullable(Int8)) AS "o3",
+    CAST(isNotNull("t0"."pay.true") AS Nullable(Int8)) AS "o3",
     CASE
-      WHEN isNotNull("t0"."pay.true") AND NOT (
-        isNaN("t0"."pay.true")
-      )
+      WHEN isNotNull("t0"."pay.true")
       THEN (
         "t0"."pay.true" - 30.0
-      ) / 8.0
+      ) * 0.125
       ELSE 0.0
     END AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         reinterpretAsInt64(sipHash64("t0"."household")) % 256
@@ -125,19 +122,12 @@ SELECT
       "t1"."p3" - "t1"."a3"
     )
   ) AS "s22",
-  SUM(CAST("t1"."p2" IN (0, 1) AS Nullable(Int8))) AS "s23",
-  SUM(CAST(NOT (
-    "t1"."x2"
-  ) AS Nullable(Int8))) AS "s24",
+  COUNT("t1"."p2") AS "s23",
+  SUM("t1"."y2" * "t1"."y2") AS "s24",
   SUM(
-    CAST(isNotNull("t1"."q2")
-    AND NOT (
-      isNaN("t1"."q2")
-    )
-    AND (
+    CAST(isNotNull("t1"."q2") AND (
       "t1"."q2" >= 0
-    )
-    AND (
+    ) AND (
       "t1"."q2" <= 1
     ) AS Nullable(Int8))
   ) AS "s25",
@@ -174,22 +164,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST(isNotNull("t0"."pay.true") AND NOT (
-      isNaN("t0"."pay.true")
-    ) AS Nullable(Int8)) AS "o3",
+    CAST(isNotNull("t0"."pay.true") AS Nullable(Int8)) AS "o3",
     CASE
-      WHEN isNotNull("t0"."pay.true") AND NOT (
-        isNaN("t0"."pay.true")
-      )
+      WHEN isNotNull("t0"."pay.true")
       THEN (
         "t0"."pay.true" - 30.0
-      ) / 8.0
+      ) * 0.125
       ELSE 0.0
     END AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         reinterpretAsInt64(sipHash64("t0"."household")) % 256

@@ -33,22 +33,19 @@ FROM (
     AND NOT (
       COALESCE(`t0`.`sick.true` = 0, FALSE)
     ) AS `x2`,
+    `t0`.`sick.true` AS `y2`,
     `t0`.`sick` AS `q2`,
-    CAST(`t0`.`pay.true` IS NOT NULL
-    AND NOT ISNAN(`t0`.`pay.true`)
-    AND NOT (
-      ISNAN(`t0`.`pay.true`)
-    ) AS TINYINT) AS `o3`,
+    CAST(`t0`.`pay.true` IS NOT NULL AND NOT ISNAN(`t0`.`pay.true`) AS TINYINT) AS `o3`,
     IF(
-      `t0`.`pay.true` IS NOT NULL
-      AND NOT ISNAN(`t0`.`pay.true`)
-      AND NOT (
-        ISNAN(`t0`.`pay.true`)
-      ),
-      TRY_DIVIDE(`t0`.`pay.true` - 30.0, 8.0),
+      `t0`.`pay.true` IS NOT NULL AND NOT ISNAN(`t0`.`pay.true`),
+      (
+        `t0`.`pay.true` - 30.0
+      ) * 0.125,
       0.0
     ) AS `a3`,
-    TRY_DIVIDE(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    (
+      `t0`.`pay` - 30.0
+    ) * 0.125 AS `p3`,
     (
       (
         HASH(`t0`.`household`) % 256
@@ -119,16 +116,11 @@ SELECT
       `t1`.`p3` - `t1`.`a3`
     )
   ) AS `s22`,
-  SUM(CAST(`t1`.`p2` IN (0, 1) AS TINYINT)) AS `s23`,
-  SUM(CAST(NOT (
-    `t1`.`x2`
-  ) AS TINYINT)) AS `s24`,
+  COUNT(`t1`.`p2`) AS `s23`,
+  SUM(`t1`.`y2` * `t1`.`y2`) AS `s24`,
   SUM(
     CAST(`t1`.`q2` IS NOT NULL
     AND NOT ISNAN(`t1`.`q2`)
-    AND NOT (
-      ISNAN(`t1`.`q2`)
-    )
     AND (
       `t1`.`q2` >= 0
     )
@@ -163,22 +155,19 @@ FROM (
     AND NOT (
       COALESCE(`t0`.`sick.true` = 0, FALSE)
     ) AS `x2`,
+    `t0`.`sick.true` AS `y2`,
     `t0`.`sick` AS `q2`,
-    CAST(`t0`.`pay.true` IS NOT NULL
-    AND NOT ISNAN(`t0`.`pay.true`)
-    AND NOT (
-      ISNAN(`t0`.`pay.true`)
-    ) AS TINYINT) AS `o3`,
+    CAST(`t0`.`pay.true` IS NOT NULL AND NOT ISNAN(`t0`.`pay.true`) AS TINYINT) AS `o3`,
     IF(
-      `t0`.`pay.true` IS NOT NULL
-      AND NOT ISNAN(`t0`.`pay.true`)
-      AND NOT (
-        ISNAN(`t0`.`pay.true`)
-      ),
-      TRY_DIVIDE(`t0`.`pay.true` - 30.0, 8.0),
+      `t0`.`pay.true` IS NOT NULL AND NOT ISNAN(`t0`.`pay.true`),
+      (
+        `t0`.`pay.true` - 30.0
+      ) * 0.125,
       0.0
     ) AS `a3`,
-    TRY_DIVIDE(`t0`.`pay` - 30.0, 8.0) AS `p3`,
+    (
+      `t0`.`pay` - 30.0
+    ) * 0.125 AS `p3`,
     (
       (
         HASH(`t0`.`household`) % 256

@@ -41,26 +41,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    ) AND NOT (
-      ISNAN("t0"."pay.true")
-    ) AS TINYINT) AS "o3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
     CASE
-      WHEN (
-        "t0"."pay.true" IS NOT NULL
-      ) AND NOT (
-        ISNAN("t0"."pay.true")
-      )
+      WHEN "t0"."pay.true" IS NOT NULL
       THEN (
         "t0"."pay.true" - 30.0
-      ) / 8.0
+      ) * 0.125
       ELSE 0.0
     END AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         CAST(CAST(HASH("t0"."household") AS BIT) AS BIGINT) % 256
@@ -131,21 +124,14 @@ SELECT
       "t1"."p3" - "t1"."a3"
     )
   ) AS "s22",
-  SUM(CAST("t1"."p2" IN (0, 1) AS TINYINT)) AS "s23",
-  SUM(CAST(NOT (
-    "t1"."x2"
-  ) AS TINYINT)) AS "s24",
+  COUNT("t1"."p2") AS "s23",
+  SUM("t1"."y2" * "t1"."y2") AS "s24",
   SUM(
     CAST((
       "t1"."q2" IS NOT NULL
-    )
-    AND NOT (
-      ISNAN("t1"."q2")
-    )
-    AND (
+    ) AND (
       "t1"."q2" >= 0
-    )
-    AND (
+    ) AND (
       "t1"."q2" <= 1
     ) AS TINYINT)
   ) AS "s25",
@@ -184,26 +170,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    ) AND NOT (
-      ISNAN("t0"."pay.true")
-    ) AS TINYINT) AS "o3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
     CASE
-      WHEN (
-        "t0"."pay.true" IS NOT NULL
-      ) AND NOT (
-        ISNAN("t0"."pay.true")
-      )
+      WHEN "t0"."pay.true" IS NOT NULL
       THEN (
         "t0"."pay.true" - 30.0
-      ) / 8.0
+      ) * 0.125
       ELSE 0.0
     END AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         CAST(CAST(HASH("t0"."household") AS BIT) AS BIGINT) % 256

@@ -33,28 +33,15 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    )
-    AND NOT (
-      "t0"."pay.true" = CAST('NaN' AS DOUBLE)
-    ) AS TINYINT) AS "o3",
-    IFF(
-      (
-        "t0"."pay.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."pay.true" = CAST('NaN' AS DOUBLE)
-      ),
-      (
-        "t0"."pay.true" - 30.0
-      ) / 8.0,
-      0.0
-    ) AS "a3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
+    IFF("t0"."pay.true" IS NOT NULL, (
+      "t0"."pay.true" - 30.0
+    ) * 0.125, 0.0) AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         HASH("t0"."household") % 256
@@ -125,21 +112,14 @@ SELECT
       "t1"."p3" - "t1"."a3"
     )
   ) AS "s22",
-  SUM(CAST("t1"."p2" IN (0, 1) AS TINYINT)) AS "s23",
-  SUM(CAST(NOT (
-    "t1"."x2"
-  ) AS TINYINT)) AS "s24",
+  COUNT("t1"."p2") AS "s23",
+  SUM("t1"."y2" * "t1"."y2") AS "s24",
   SUM(
     CAST((
       "t1"."q2" IS NOT NULL
-    )
-    AND NOT (
-      "t1"."q2" = CAST('NaN' AS DOUBLE)
-    )
-    AND (
+    ) AND (
       "t1"."q2" >= 0
-    )
-    AND (
+    ) AND (
       "t1"."q2" <= 1
     ) AS TINYINT)
   ) AS "s25",
@@ -170,28 +150,15 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    )
-    AND NOT (
-      "t0"."pay.true" = CAST('NaN' AS DOUBLE)
-    ) AS TINYINT) AS "o3",
-    IFF(
-      (
-        "t0"."pay.true" IS NOT NULL
-      )
-      AND NOT (
-        "t0"."pay.true" = CAST('NaN' AS DOUBLE)
-      ),
-      (
-        "t0"."pay.true" - 30.0
-      ) / 8.0,
-      0.0
-    ) AS "a3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
+    IFF("t0"."pay.true" IS NOT NULL, (
+      "t0"."pay.true" - 30.0
+    ) * 0.125, 0.0) AS "a3",
     (
       "t0"."pay" - 30.0
-    ) / 8.0 AS "p3",
+    ) * 0.125 AS "p3",
     (
       (
         HASH("t0"."household") % 256

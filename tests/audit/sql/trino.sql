@@ -27,26 +27,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    ) AND NOT (
-      IS_NAN("t0"."pay.true")
-    ) AS TINYINT) AS "o3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
     IF(
-      (
-        "t0"."pay.true" IS NOT NULL
-      ) AND NOT (
-        IS_NAN("t0"."pay.true")
-      ),
+      "t0"."pay.true" IS NOT NULL,
       (
         "t0"."pay.true" - CAST(30.0 AS DOUBLE)
-      ) / CAST(8.0 AS DOUBLE),
+      ) * CAST(0.125 AS DOUBLE),
       CAST(0.0 AS DOUBLE)
     ) AS "a3",
     (
       "t0"."pay" - CAST(30.0 AS DOUBLE)
-    ) / CAST(8.0 AS DOUBLE) AS "p3",
+    ) * CAST(0.125 AS DOUBLE) AS "p3",
     CAST(FLOOR(RAND() * 256) AS BIGINT) AS "bucket",
     "t0"."job.true" AS "truth0",
     "t0"."job" AS "decision0"
@@ -103,21 +96,14 @@ SELECT
       "t1"."p3" - "t1"."a3"
     )
   ) AS "s16",
-  SUM(CAST("t1"."p2" IN (0, 1) AS TINYINT)) AS "s17",
-  SUM(CAST(NOT (
-    "t1"."x2"
-  ) AS TINYINT)) AS "s18",
+  COUNT("t1"."p2") AS "s17",
+  SUM("t1"."y2" * "t1"."y2") AS "s18",
   SUM(
     CAST((
       "t1"."q2" IS NOT NULL
-    )
-    AND NOT (
-      IS_NAN("t1"."q2")
-    )
-    AND (
+    ) AND (
       "t1"."q2" >= 0
-    )
-    AND (
+    ) AND (
       "t1"."q2" <= 1
     ) AS TINYINT)
   ) AS "s19",
@@ -142,26 +128,19 @@ FROM (
     AND NOT (
       COALESCE("t0"."sick.true" = 0, FALSE)
     ) AS "x2",
+    "t0"."sick.true" AS "y2",
     "t0"."sick" AS "q2",
-    CAST((
-      "t0"."pay.true" IS NOT NULL
-    ) AND NOT (
-      IS_NAN("t0"."pay.true")
-    ) AS TINYINT) AS "o3",
+    CAST("t0"."pay.true" IS NOT NULL AS TINYINT) AS "o3",
     IF(
-      (
-        "t0"."pay.true" IS NOT NULL
-      ) AND NOT (
-        IS_NAN("t0"."pay.true")
-      ),
+      "t0"."pay.true" IS NOT NULL,
       (
         "t0"."pay.true" - CAST(30.0 AS DOUBLE)
-      ) / CAST(8.0 AS DOUBLE),
+      ) * CAST(0.125 AS DOUBLE),
       CAST(0.0 AS DOUBLE)
     ) AS "a3",
     (
       "t0"."pay" - CAST(30.0 AS DOUBLE)
-    ) / CAST(8.0 AS DOUBLE) AS "p3",
+    ) * CAST(0.125 AS DOUBLE) AS "p3",
     CAST(FLOOR(RAND() * 256) AS BIGINT) AS "bucket",
     "t0"."job.true" AS "truth0",
     "t0"."job" AS "decision0"

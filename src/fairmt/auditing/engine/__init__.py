@@ -14,7 +14,7 @@ import pandas as pd
 
 from fairmt.auditing.assemble import assemble
 from fairmt.auditing.engine.answers import ask
-from fairmt.auditing.engine.prepare import prepare
+from fairmt.auditing.engine.preparation import prepare
 from fairmt.auditing.engine.queries import build
 from fairmt.auditing.engine.source import Source
 from fairmt.auditing.judging import Settings
@@ -128,6 +128,7 @@ def as_table(data: Any) -> Any:
     if isinstance(data, ibis.expr.types.Table):
         return data
     connection = ibis.duckdb.connect()
+    connection.con.execute("set enable_progress_bar = false")
     if not isinstance(data, str | Path):
         frame = data if isinstance(data, pd.DataFrame) else data.to_pandas()
         if len(frame) == 0:

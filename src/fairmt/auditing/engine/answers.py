@@ -8,8 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairmt.auditing.cube import SCORE_BINS, Buckets, Cube, empty_cube, one_against_rest
-from fairmt.auditing.engine.prepare import revise
+from fairmt.auditing.cube import (
+    SCORE_BINS,
+    Buckets,
+    Cube,
+    empty_cube,
+    one_against_rest,
+    scores_fit,
+)
+from fairmt.auditing.engine.preparation import revise
 from fairmt.auditing.engine.queries import build
 from fairmt.auditing.engine.source import BUCKETS, Source
 from fairmt.auditing.engine.terms import Places
@@ -18,8 +25,8 @@ from fairmt.data.table import as_text
 from fairmt.groups import Attribute, Groups
 from fairmt.tasks import Classification
 
-_TRIES = 3
-"""A table may have classes, and then values of an attribute, that its first rows do not show."""
+_TRIES = 4
+"""A table may have classes, values of an attribute and NaN that its first rows do not show."""
 
 
 def ask(
@@ -39,9 +46,13 @@ def ask(
         sums = next(iter(tables.values())) if tables else pd.DataFrame()
         if queries.everything is not None:
             sums = queries.everything.to_pandas()
-        if not revise(source, tables, sums):
+        sound = queries.faults is None or _sound(sums, queries.asked, queries.checks)
+        if revise(source, tables, sums):
+            continue
+        if sound or source.careful:
             break
-    if queries.faults is not None and not _sound(sums, queries.asked, queries.checks):
+        source.careful = True
+    if not sound:
         for sentence, n in queries.faults.to_pandas().iloc[0].items():
             if n:
                 raise ValueError(f"{sentence} in {n:,.0f} rows; mend or drop them.")
@@ -56,7 +67,7 @@ def ask(
     queries.places.fill(plan, cube, sums, cells[0])
     if "bucket" in sums:
         cube.buckets = _buckets(plan, cube, queries.places, sums, cells[0])
-    if queries.histograms:
+    if queries.histograms and scores_fit(len(codes), plan.layout.n_outputs):
         _fill_scores(plan, cube, {i: q.to_pandas() for i, q in queries.histograms.items()})
     for j, (name, _) in enumerate(plan.counted_outputs):
         if not cube.counts[:, 2:, j].any():
@@ -66,8 +77,11 @@ def ask(
 
 def _sound(sums: pd.DataFrame, asked: Sequence[str], checks: Sequence[tuple[str, str]]) -> bool:
     """Whether every row could be counted."""
-    totals = sums[[*asked, "n"]].astype(np.float64).sum(skipna=False)
-    return bool(totals.notna().all()) and all(totals[a] == totals[b] for a, b in checks)
+    if not np.isfinite(sums[list(asked)].to_numpy(dtype=np.float64)).all():
+        return False
+    names = list(dict.fromkeys(name for pair in checks for name in pair))
+    whole = sums[names].astype(np.float64).sum()
+    return all(whole[a] == whole[b] for a, b in checks)
 
 
 def _groups(source: Source, frame: pd.DataFrame) -> Groups:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fairmt.auditing.engine.source import Source
 from fairmt.auditing.naming import class_order, truth_names
-from fairmt.auditing.reading import round_scale
+from fairmt.auditing.reading import has_units, round_scale
 from fairmt.data.attributes import BAND_FROM, fit_groups
 from fairmt.data.table import as_text
 from fairmt.groups import MAX_CATEGORIES
@@ -126,7 +126,11 @@ def _named(task: Classification, classes: set[str]) -> Classification:
 
 def _with_scales(source: Source, few: pd.DataFrame) -> list[Task]:
     """Regression tasks with mean and spread of their targets, summed around a rough mean."""
-    targets = {t.name: truth_names(t, False) for t in source.tasks if isinstance(t, Regression)}
+    targets = {
+        t.name: truth_names(t, False)
+        for t in source.tasks
+        if isinstance(t, Regression) and not has_units(t)
+    }
     columns = list(dict.fromkeys(c for names in targets.values() for c in names))
     if not columns:
         return list(source.tasks)
@@ -135,13 +139,17 @@ def _with_scales(source: Source, few: pd.DataFrame) -> list[Task]:
         values = pd.to_numeric(few[column], errors="coerce").to_numpy(dtype=np.float64)
         known = values[np.isfinite(values)]
         rough.append(float(known.mean()) if len(known) else 0.0)
-    found = _spreads(source, columns, rough, masked=False)
-    if found.isna().any() and found[[f"n{i}" for i in range(len(columns))]].all():
-        # NaN in a column of floats: missing, but not to the engine.
-        found = _spreads(source, columns, rough, masked=True)
+    found = _spreads(source, columns, rough)
+    if not np.isfinite(found.to_numpy(dtype=np.float64)).all():
+        source.careful = True
+        found = _spreads(source, columns, rough)
     scale: dict[str, tuple[float, float]] = {}
     for i, column in enumerate(columns):
         n = float(found[f"n{i}"])
+        if source.careful and found[f"i{i}"]:
+            raise ValueError(
+                f"Target '{column}' is infinite in {found[f'i{i}']:,.0f} rows; mend or drop them."
+            )
         if n == 0:
             raise ValueError(f"The truth '{column}' is missing in every row.")
         away = float(found[f"a{i}"]) / n
@@ -149,43 +157,40 @@ def _with_scales(source: Source, few: pd.DataFrame) -> list[Task]:
         scale[column] = (rough[i] + away, float(np.sqrt(max(spread, 0.0))))
     tasks: list[Task] = []
     for task in source.tasks:
-        if isinstance(task, Regression):
+        if isinstance(task, Regression) and task.name in targets:
             own = [scale[c] for c in targets[task.name]]
             task = round_scale(task, [c for c, _ in own], [s for _, s in own])
         tasks.append(task)
     return tasks
 
 
-def _spreads(
-    source: Source, columns: Sequence[str], rough: Sequence[float], masked: bool
-) -> pd.Series:
+def _spreads(source: Source, columns: Sequence[str], rough: Sequence[float]) -> pd.Series:
     """Number, sum and sum of squares of columns around rough means."""
+    import ibis
+
     away = {}
     for i, (column, centre) in enumerate(zip(columns, rough, strict=True)):
         value = source.table[column].cast("float64") - centre
-        if masked:
-            value = _or_null(source, column, value)
+        if source.careful:
+            # One by infinity is 0; one by NaN is not.
+            away[f"i{i}"] = ((1 / source.table[column].cast("float64")) == 0).cast("int8")
+            value = ibis.cases((source.known(source.table[column]), value), else_=None)
         away[f"v{i}"] = value
     rows = source.table.select(**away)
     ask: dict[str, Any] = {}
     for i in range(len(columns)):
         value = rows[f"v{i}"]
         ask |= {f"n{i}": value.count(), f"a{i}": value.sum(), f"aa{i}": (value * value).sum()}
+        if source.careful:
+            ask[f"i{i}"] = rows[f"i{i}"].sum()
     return rows.aggregate(**ask).to_pandas().iloc[0]
-
-
-def _or_null(source: Source, column: str, value: Any) -> Any:
-    """The value, or null where the column's is missing."""
-    import ibis
-
-    return ibis.cases((source.known(source.table[column]), value), else_=None)
 
 
 def _quarters(source: Source, name: str) -> tuple[float, ...]:
     """Edges near the quartiles, from how often each value occurs."""
     column = source.table[name]
     counts = (
-        source.table.filter(source.known(column))
+        source.table.filter(source.known(column, careful=True))
         .group_by(value=column.cast("float64"))
         .aggregate(n=lambda t: t.count())
         .to_pandas()

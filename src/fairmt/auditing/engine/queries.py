@@ -22,7 +22,7 @@ class Queries:
     tables : by classification task, rows by attributes, truth and decision.
     everything : sums by attributes (and bucket), or None where the first of `tables` has them.
     histograms : by fused output, rows by attributes and bin of the probability.
-    asked : names of all sums.
+    asked : names of the sums that can be NaN.
     checks : pairs of sums that are equal where every row can be counted.
     faults : how many rows have which fault; asked only where two such sums differ, or one is NaN.
     """
@@ -80,7 +80,7 @@ def build(source: Source, plan: Plan, *, resample: bool, scores: bool) -> Querie
         count_faults = rows.aggregate(
             **{s: wrong.cast("int8").sum() for s, wrong in faults.items()}
         )
-    asked = list(sums.expressions)
+    asked = [n for n, e in sums.expressions.items() if e.type().is_floating()]
     return Queries(tables, everything, histograms, places, asked, checks, count_faults)
 
 
@@ -157,9 +157,7 @@ def _checks(
                 # NaN shows in the sums themselves.
                 found.append((sums.count(rows[f"p{i}"]), "n"))
             else:
-                decided = rows[f"p{i}"].isin([0, 1]).cast("int8")
-                found.append((sums.of(decided), "n"))
-                found.append((sums.of((~rows[f"x{i}"]).cast("int8")), "n"))
+                found += _label_checks(source, task, k, rows, sums, i)
             if i in needed and task.name in source.scored:
                 q = rows[f"q{i}"]
                 inside = source.known(q) & (q >= 0) & (q <= 1)
@@ -167,6 +165,21 @@ def _checks(
     if source.weight is not None:
         w = rows["w"]
         found.append((sums.of((source.known(w) & (w >= 0)).cast("int8")), "n"))
+    return found
+
+
+def _label_checks(
+    source: Source, task: Task, k: int, rows: Any, sums: Sums, i: int
+) -> list[tuple[str, str]]:
+    """Whole numbers are 0 and 1 if they sum to the sum of their squares, which is quick."""
+    found = [(sums.count(rows[f"p{i}"]), "n")]
+    decision = f"{prediction_name(task, k)}.decision"
+    if decision in source.names and not source.table[decision].type().is_boolean():
+        found.append((sums.square(rows[f"p{i}"]), sums.of(rows[f"p{i}"])))
+    if f"y{i}" in rows.columns:
+        found.append((sums.square(rows[f"y{i}"]), sums.of(rows[f"a{i}"])))
+    else:
+        found.append((sums.of((~rows[f"x{i}"]).cast("int8")), "n"))
     return found
 
 
@@ -179,7 +192,7 @@ def _faults(source: Source, layout: Layout, rows: Any, needed: set[int]) -> dict
             if i not in needed:
                 continue
             if isinstance(task, Regression):
-                found[f"Prediction '{name}' is missing"] = ~source.known(rows[f"p{i}"])
+                found[f"Prediction '{name}' is missing or infinite"] = ~source.known(rows[f"p{i}"])
             elif task.name in source.scored:
                 p = rows[f"q{i}"]
                 inside = source.known(p) & (p >= 0) & (p <= 1)

@@ -31,9 +31,10 @@ class Source:
     Attributes
     ----------
     table : Ibis table.
-    tasks : completed by `fairmt.auditing.engine.prepare.prepare`.
+    tasks : completed by `fairmt.auditing.engine.preparation.prepare`.
     edges : inner edges of the bands of numeric attributes, completed likewise.
     guessed : tasks whose classes are those of the first rows.
+    careful : whether NaN is looked for in columns of floats.
     dialect : where there is no connection, the SQL to be written.
     """
 
@@ -63,6 +64,7 @@ class Source:
         self.tasks = [find_outputs(t, self.names) for t in tasks]
         self._check_columns()
         self.guessed: set[str] = set()
+        self.careful = False
         self.edges: dict[str, tuple[float, ...]] = {}
         for name, edges in (bins or {}).items():
             if name not in self.sensitive:
@@ -134,17 +136,23 @@ class Source:
         if self.dialect is None:
             return bool(self.table.get_backend().has_operation(getattr(ops, operation)))
         column = ibis.table({"x": "float64"}, name="t").x
-        example = {"IsNan": column.isnan, "Hash": column.hash, "RandomScalar": ibis.random}
+        example = {"Hash": column.hash, "RandomScalar": ibis.random}
         try:
             ibis.to_sql(example[operation](), dialect=self.dialect)
         except ibis.common.exceptions.OperationNotDefinedError:
             return False
         return True
 
-    def known(self, column: Any) -> Any:
-        """Whether a value is there; in columns of floats NaN is missing too."""
-        if column.type().is_floating() and self.supports("IsNan"):
-            return column.notnull() & ~column.isnan()
+    def known(self, column: Any, careful: bool | None = None) -> Any:
+        """Whether a value is there; in columns of floats what is not finite is missing too.
+
+        NaN is rare where null can be said, and looking for it costs time, so that it is looked
+        for (`careful`) only where sums have come out as NaN.
+        """
+        careful = self.careful if careful is None else careful
+        if careful and column.type().is_floating():
+            # DuckDB takes isnan() of a Parquet column from its statistics, which leave NaN out.
+            return column.notnull() & ((column - column) == 0)
         return column.notnull()
 
     def attribute(self, name: str) -> Any:
@@ -157,7 +165,7 @@ class Source:
         band: Any = ibis.literal(0, "int8")
         for edge in self.edges[name]:
             band = band + (column >= edge).cast("int8")
-        return ibis.cases((self.known(column), band), else_=None)
+        return ibis.cases((self.known(column, careful=True), band), else_=None)
 
     def decided(self, task: Classification) -> Any:
         """The predicted class, or the position of the most probable one."""
@@ -172,7 +180,7 @@ class Source:
     def atoms(self, task: Task, k: int) -> dict[str, Any]:
         """Observed (o), actual (a), predicted (p), probability (q), if there is one, of output k.
 
-        ``x`` says where a label cannot be read.
+        ``x`` says where the truth cannot be read; ``y`` is a label of whole numbers as it stands.
         """
         if isinstance(task, Regression):
             return self._target(task, k)
@@ -184,11 +192,11 @@ class Source:
     def _target(self, task: Regression, k: int) -> dict[str, Any]:
         truth = self.table[truth_names(task, False)[k]]
         value = self.table[prediction_name(task, k)].cast("float64")
-        known, centre, scale = self.known(truth), task.centre[k], task.scale[k]
+        known, centre, unit = self.known(truth), task.centre[k], 1 / task.scale[k]
         return {
             "o": known.cast("int8"),
-            "a": known.ifelse((truth.cast("float64") - centre) / scale, 0.0),
-            "p": (value - centre) / scale,
+            "a": known.ifelse((truth.cast("float64") - centre) * unit, 0.0),
+            "p": (value - centre) * unit,
         }
 
     def _class(self, task: Classification, k: int) -> dict[str, Any]:
@@ -218,12 +226,15 @@ class Source:
             decision = self.table[f"{name}.decision"].cast("int8")
         else:
             decision = (self.table[name] > THRESHOLD).cast("int8")
-        return {
+        found = {
             "o": known.cast("int8"),
             "a": (yes if not column.type().is_floating() else known & yes).cast("int8"),
             "p": decision,
             "x": known & ~yes & ~no,
         }
+        if column.type().is_integer():
+            found["y"] = column
+        return found
 
     def bucket(self) -> Any:
         """The bucket that a row is resampled with: its cluster's, or one by chance."""

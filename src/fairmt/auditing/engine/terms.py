@@ -115,6 +115,11 @@ class Sums:
         """Name of the number of values that are not null."""
         return self._named(("count", column.op()), column.count)
 
+    def square(self, column: Any) -> str:
+        """Name of the sum of squares of a column of whole numbers, whatever they are."""
+        wide = column.cast("int64")
+        return self._named(("square", column.op()), (wide * wide).sum)
+
     def _named(self, key: Any, aggregate: Callable[[], Any]) -> str:
         if key not in self.names:
             self.names[key] = f"s{len(self.names)}"
