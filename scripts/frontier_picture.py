@@ -1,6 +1,7 @@
 """The picture of a benchmark's frontiers, from its JSON.
 
-    python scripts/frontier_picture.py benchmarks/results/frontier_acs.json docs/img/frontier_acs.png
+    python scripts/frontier_picture.py benchmarks/results/frontier_acs.json \\
+        docs/img/frontier_acs.png
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ _PUBLIC = {
     "dataset_card": "fairmt.data:card",
     "generate": "fairmt.data",
     "audit": "fairmt.auditing",
+    "audit_model": "fairmt.auditing",
+    "compare": "fairmt.auditing",
 }
 
 __all__ = ["__version__", *_PUBLIC]
