@@ -50,9 +50,7 @@ def main() -> None:
                 x, y = np.array(line).T
                 axis.plot(x, y, color=colour, linestyle=dash, alpha=0.25, linewidth=1)
             x, y = np.mean(np.array([line[: min(map(len, lines))] for line in lines]), 0).T
-            axis.plot(
-                x, y, color=colour, linestyle=dash, marker=marker, markersize=4, label=label
-            )
+            axis.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
         axis.axhline(0, color="#999999", linewidth=0.8)
         axis.axvline(-1, color="#999999", linewidth=0.8, linestyle=":")
         axis.set_xlim(-8, 1.5)

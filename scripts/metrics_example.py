@@ -1,6 +1,6 @@
 """docs/examples/metrics.json: what a short run on made-up people writes, in full.
 
-    python scripts/metrics_example.py
+python scripts/metrics_example.py
 """
 
 from __future__ import annotations
