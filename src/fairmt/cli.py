@@ -348,6 +348,9 @@ def audit(
     tolerance: Tolerance = None,
     depth: int = 1,
     n_boot: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 200,
+    engine: Annotated[
+        str | None, typer.Option(help="memory or duckdb; by default by the table's size.")
+    ] = None,
     seed: int = 0,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Report: .html, .json or .md.")
@@ -370,6 +373,7 @@ def audit(
         identifier=identifier,
         tolerance=tolerance,
         n_boot=n_boot,
+        engine=engine,
         seed=seed,
         notions=names_of(notion) or "all",
         title=f"Audit of {Path(table).name}",

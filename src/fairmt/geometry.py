@@ -22,25 +22,19 @@ Program = Callable[[Tensor], Tensor]
 """Gramian (T, T) -> weights (T,); they are scaled to mean 1 afterwards."""
 
 
-def linear_gramian(delta: Tensor, weight: Tensor, owner: Tensor, n_tasks: int) -> Tensor:
+def linear_gramian(delta: Tensor, weight: Tensor, indicator: Tensor) -> Tensor:
     """``B·⟨∂_z ℓ_t, ∂_z ℓ_s⟩`` for linear heads, without building a T × B × d gradient.
 
-    ``K_z = B · S ((Δᵀ Δ) ∘ (W Wᵀ)) Sᵀ``
+    ``K_z = B · Sᵀ ((Δᵀ Δ) ∘ (W Wᵀ)) S``
 
     Parameters
     ----------
     delta : Tensor (B, K), gradients of each task's Lagrangian at its own outputs.
     weight : Tensor (K, d), the heads side by side.
-    owner : Tensor (K,), the task of each output.
+    indicator : Tensor (K, T), S: 1 where the output is the task's.
     """
-    products = (delta.T @ delta) * (weight @ weight.T)
-    if n_tasks != len(owner):
-        products = products.new_zeros(n_tasks, len(owner)).index_add_(0, owner, products)
-        products = products.new_zeros(n_tasks, n_tasks).index_add_(1, owner, products)
-    else:
-        order = owner.argsort()
-        products = products.index_select(0, order).index_select(1, order)
-    return products.mul_(_counting_rows(delta))
+    products = (delta.T @ delta).mul_(weight @ weight.T)
+    return (indicator.T @ (products @ indicator)).mul_(_counting_rows(delta))
 
 
 def gramian(gradients: list[Tensor]) -> Tensor:
@@ -142,13 +136,16 @@ class Proxy:
             raise ValueError(f"smoothing must lie in [0, 1). Found {smoothing}.")
         chosen = programs if isinstance(programs, tuple) else (programs,)
         self._programs = [program(p) for p in chosen]
+        # Solvers have tolerances of their own; closed forms do not care.
+        self._needs_scale = any(p not in (balance, equal) for p in self._programs)
         self.rho, self.smoothing = rho, smoothing
         self.last: Tensor | None = None
 
     @torch.no_grad()
     def weights(self, k: Tensor) -> Tensor:
         """Weights (T,) with mean 1 from the Gramian (T, T)."""
-        k = k / k.diagonal().mean().clamp_(min=1e-30)
+        if self._needs_scale:
+            k = k / k.diagonal().mean().clamp_(min=1e-30)
         total = _mean_one(self._programs[0](k))
         for step in self._programs[1:]:
             total = total * _mean_one(step(k * torch.outer(total, total)))

@@ -79,7 +79,8 @@ def test_the_linear_gramian_is_that_of_the_task_lagrangians(tasks: tuple[Task, .
     expected = n * flat @ flat.T
     leaf = heads(z).detach().requires_grad_()
     (delta,) = torch.autograd.grad(lagrangian(leaf), leaf)
-    found = linear_gramian(delta, heads.weight.detach(), owner, len(tasks))
+    indicator = torch.nn.functional.one_hot(owner, len(tasks)).to(delta)
+    found = linear_gramian(delta, heads.weight.detach(), indicator)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gramian(gradients), expected, rtol=1e-10, atol=1e-12)
 
@@ -88,8 +89,9 @@ def test_the_gramian_of_mean_losses_does_not_depend_on_the_batch_size() -> None:
     g = torch.Generator().manual_seed(0)
     delta = torch.randn(10, 3, generator=g, dtype=torch.float64) / 10
     weight, owner = torch.randn(3, 5, generator=g, dtype=torch.float64), torch.tensor([0, 1, 1])
-    once = linear_gramian(delta, weight, owner, 2)
-    torch.testing.assert_close(linear_gramian(delta.repeat(4, 1) / 4, weight, owner, 2), once)
+    indicator = torch.nn.functional.one_hot(owner, 2).to(delta)
+    once = linear_gramian(delta, weight, indicator)
+    torch.testing.assert_close(linear_gramian(delta.repeat(4, 1) / 4, weight, indicator), once)
 
 
 def random_gramian(n: int = 5, seed: int = 0) -> Tensor:

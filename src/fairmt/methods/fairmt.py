@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.nn.parallel import DistributedDataParallel
 
 from fairmt.constants import Constant
@@ -132,6 +133,8 @@ class FairMT(StepMethod):
             | {"directionality": 1.0, "standard_errors": self._dual_errors, "min_evidence": 30.0},
         )
         self._owner = Constant(self.layout.task_of_output())
+        n_tasks = len(self.layout.tasks)
+        self._of_task = Constant(one_hot(self.layout.task_of_output(), n_tasks).double())
         self._loss_gradients = LossGradients(self.layout)
         self._weighted = any(task.weight != 1 for task in self.layout.tasks)
         self.binding: list[Entry] = []
@@ -234,15 +237,14 @@ class FairMT(StepMethod):
             r = world_size()
             grad_weight, grad_bias = all_sum(grad_weight) / r, all_sum(grad_bias) / r
         if self.proxy is not None:
-            owner = self._owner.on(delta.device)
-            n = len(self.layout.tasks)
-            k = linear_gramian(delta, weight, owner, n)
+            of_task = self._of_task.like(delta)
+            k = linear_gramian(delta, weight, of_task)
             if world_size() > 1:
                 # Rows of all processes: gradients are R times too large, rows R times too few.
                 k = all_sum(k) / world_size()
             head = torch.addcmul((grad_weight * grad_weight).sum(1), grad_bias, grad_bias)
-            k.diagonal().index_add_(0, owner, head, alpha=self.proxy.rho)
-            per_output = self.proxy.weights(k).index_select(0, owner) * scale
+            k.diagonal().add_(head @ of_task, alpha=self.proxy.rho)
+            per_output = of_task @ (self.proxy.weights(k) * scale)
         else:
             per_output = torch.full_like(grad_bias, scale)
         _accumulate(heads.weight, grad_weight.mul_(per_output[:, None]))
