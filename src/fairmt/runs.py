@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fairmt import __version__
-from fairmt.disparity import Yardstick
+from fairmt.disparity import THICK_ROWS, Yardstick
 from fairmt.estimator import FairMTLearner
 from fairmt.files import write_text
 from fairmt.ledger import Ledger
@@ -237,6 +237,8 @@ def comparison(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         label = f"{name}: {metric.replace('_', ' ')}"
         before, after = task["plain_utilities"][metric], task["utilities"][metric]
         rows.append({"name": label, "plain": before, "fair": after, "change": task["change"]})
+        if "calibration_error" in task["utilities"]:
+            rows.append(_calibration(name, task))
     for key, label in (
         ("gap", "mean gap"),
         ("largest_gap", "largest gap"),
@@ -248,6 +250,25 @@ def comparison(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         change = None if not before or after is None else after / before - 1
         rows.append({"name": label, "plain": before, "fair": after, "change": change})
     return rows
+
+
+def _calibration(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Calibration error of the group that has the largest one: constraints bend probabilities."""
+    seen = [
+        group
+        for statistic in task["statistics"].values()
+        if statistic["measure"] == "calibration error"
+        for attribute in statistic["attributes"].values()
+        for group in attribute["groups"].values()
+        if (group["n"] or 0) >= THICK_ROWS
+    ]
+    before, after = (
+        max((g[key] for g in seen if g[key] is not None), default=None)
+        for key in ("plain", "value")
+    )
+    change = None if not before or after is None else after / before - 1
+    label = f"{name}: largest calibration error of a group"
+    return {"name": label, "plain": before, "fair": after, "change": change}
 
 
 def report(learner: FairMTLearner, found: Mapping[str, Any], test: pd.DataFrame, title: str) -> str:
@@ -299,16 +320,19 @@ def write_run(
     -------
     The content of ``metrics.json``.
     """
+    found = metrics(learner, tested, run)
+    page = None
+    if test is not None:
+        page = report(learner, found, test, f"{learner.method} on {run['source']}")
+    # Everything that can go wrong has been computed; now it is written.
     learner.save(folder / "model")
     tested.save(folder / "test")
-    found = metrics(learner, tested, run)
     write_text(folder / "run.json", json.dumps({"schema": RUN, **run}, indent=1))
     write_text(folder / "metrics.json", json.dumps(found, indent=1, ensure_ascii=False))
-    page = folder / "report.html"
-    if test is None:
-        page.unlink(missing_ok=True)
+    if page is None:
+        (folder / "report.html").unlink(missing_ok=True)
     else:
-        write_text(page, report(learner, found, test, f"{learner.method} on {run['source']}"))
+        write_text(folder / "report.html", page)
     return found
 
 
