@@ -331,6 +331,10 @@ class Path:
                 f"the smallest shortfall at a loss of utility of {budget:.1%} or less "
                 f"(validation: Δm {best.delta_m:+.1%}, lower bound {best.delta_m_low:+.1%})"
             )
+            # A mean over tasks hides that one of them pays for the others.
+            task, change = min(best.change.items(), key=lambda item: item[1])
+            if change < -budget:
+                note += f"; most of it is paid by {task} ({change:+.1%})"
         elif len(self._open()) == 1:
             note = "the plain model, the only one that this method makes"
         else:

@@ -162,6 +162,15 @@ def test_utility_budget_is_kept_on_validation(fitted: FairMTLearner) -> None:
         assert point.index == fitted.path_.plain or point.delta_m_low >= -budget
 
 
+def test_the_task_that_pays_most_is_named(fitted: FairMTLearner) -> None:
+    choice = fitted.path_.choose(utility_budget=0.001)
+    generous = fitted.path_.choose(utility_budget=0.3)
+    for budget, found in ((0.001, choice), (0.3, generous)):
+        task, change = min(found.point.change.items(), key=lambda item: item[1])
+        told = f"paid by {task} ({change:+.1%})" in found.reason
+        assert told == (change < -budget and found.point.index != fitted.path_.plain)
+
+
 def test_tolerance_out_of_reach_is_told_with_what_stays_outside(fitted: FairMTLearner) -> None:
     choice = fitted.path_.choose(tolerance=0.0)
     assert not choice.reached
