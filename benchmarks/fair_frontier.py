@@ -36,7 +36,9 @@ OTHERS = ("symmetric", "group_dro", "collapse")
 REPLICATES = 50
 
 
-def run_seed(name: str, seed: int, epochs: int | None, inputs: bool) -> dict[str, Frontier]:
+def run_seed(
+    name: str, seed: int, epochs: tuple[int | None, int | None], inputs: bool
+) -> dict[str, Frontier]:
     """All frontiers of one seed."""
     bundle = load(name)
     parts = split(
@@ -73,9 +75,13 @@ def run_seed(name: str, seed: int, epochs: int | None, inputs: bool) -> dict[str
 
 
 def fit(
-    bundle: Bundle, parts: dict[str, np.ndarray], method: str, seed: int, epochs: int | None,
+    bundle: Bundle,
+    parts: dict[str, np.ndarray],
+    method: str,
+    seed: int,
+    epochs: tuple[int | None, int | None],
     inputs: bool,
-) -> FairMTLearner:  # fmt: skip
+) -> FairMTLearner:
     """One training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -83,8 +89,8 @@ def fit(
             **bundle.learner_settings(),
             method=method,
             seed=seed,
-            epochs=epochs,
-            path_epochs=epochs,
+            epochs=epochs[0],
+            path_epochs=epochs[1],
             patience=None,
             attributes_as_inputs=inputs,
         ).fit(bundle.frame, parts=parts)
@@ -268,25 +274,29 @@ def main() -> None:
     parser.add_argument("data", choices=("acs", "diabetes130", "nhanes", "adult"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--path-epochs", type=int)
     parser.add_argument("--attributes-as-inputs", action="store_true")
     parser.add_argument("--out", type=FilePath)
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.time()
     frontiers = []
+    epochs = args.epochs, args.path_epochs
     for seed in range(args.seeds):
-        frontiers.append(run_seed(args.data, seed, args.epochs, args.attributes_as_inputs))
+        frontiers.append(run_seed(args.data, seed, epochs, args.attributes_as_inputs))
         volumes = {m: round(float(f.volumes()[0]), 3) for m, f in frontiers[-1].items()}
         print(f"seed {seed}: {volumes}, {time.time() - start:.0f} s", flush=True)
     found = summary(args.data, frontiers, frontiers[0]["fairmt"].path.groups)
     extra = " --attributes-as-inputs" if args.attributes_as_inputs else ""
     extra += f" --epochs {args.epochs}" if args.epochs else ""
+    extra += f" --path-epochs {args.path_epochs}" if args.path_epochs else ""
     command = f"python benchmarks/fair_frontier.py {args.data} --seeds {args.seeds}{extra}"
     text = as_text(args.data, found, command, time.time() - start)
     print(text)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         name = f"frontier_{args.data}" + ("_with_attributes" if args.attributes_as_inputs else "")
+        name += f"_path{args.path_epochs}" if args.path_epochs else ""
         (args.out / f"{name}.md").write_text(text)
         (args.out / f"{name}.json").write_text(json.dumps(found, indent=1))
 

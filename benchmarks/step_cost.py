@@ -143,6 +143,10 @@ def make_steps(layout: Layout, arguments: argparse.Namespace) -> dict[str, Calla
     makers: dict[str, Callable[[], Step]] = {
         "plain": lambda: method_step(Plain(*parts(), layout, GROUPS)),
         "FairMT": lambda: method_step(FairMT(*parts(), layout, GROUPS, strength=1.0)),
+        # The plain objective with FairMT's closed-form loss gradients: what these alone are worth.
+        "FairMT, all off": lambda: method_step(
+            FairMT(*parts(), layout, GROUPS, strength=0.0, proxy=None)
+        ),
     }
     if not arguments.no_torchjd:
         makers["TorchJD UPGrad"] = lambda: torchjd_step(layout, parts()[0], arguments.widths[-1])
