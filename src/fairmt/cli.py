@@ -458,21 +458,29 @@ def _card(card: Any) -> dict[str, Any]:
 
 @app.command()
 def methods(as_json: Json = False) -> None:
-    """The training methods, and what each cannot do."""
+    """The methods: kind, task types, attributes, and what each cannot do."""
     from fairmt.methods import METHODS
 
     rows = [
-        {"name": m.name, "kind": "step", "what": m.summary, "limits": m.limits}
+        {
+            "name": m.name,
+            "kind": m.kind,
+            "what": m.summary,
+            "tasks": ", ".join(m.tasks),
+            "attributes": m.attributes,
+            "limits": m.limits,
+            "source": m.source,
+        }
         for m in METHODS.values()
     ]
     if as_json:
         out.print_json(json.dumps(rows))
         return
-    table = Table()
-    for column in ("name", "kind", "what", "limits"):
+    table = Table(show_lines=True)
+    for column in ("name", "kind", "what", "tasks", "attributes", "limits"):
         table.add_column(column)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(row[c.header] for c in table.columns))  # type: ignore[index]
     out.print(table)
 
 

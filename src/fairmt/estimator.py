@@ -24,7 +24,7 @@ from fairmt.decoding import (
 from fairmt.dual import Ramp
 from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
-from fairmt.methods import FairMT, StepMethod, method
+from fairmt.methods import FairMT, StepMethod, step_method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import Candidate, Choice, Path, PathEvaluator, check_wish, judge, predict_outputs
@@ -303,7 +303,7 @@ class FairMTLearner(BaseEstimator):
         """The method, bound to a new network."""
         from fairmt.data import proxy_strength, warn_of_proxies
 
-        kind = method(self.method)
+        kind = step_method(self.method)
         settings: dict[str, Any] = {}
         if issubclass(kind, FairMT):
             settings = {"notion": self.notion, "strength": 0.0}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairmt.ledger import Ledger
-from fairmt.methods import method
+from fairmt.methods import step_method
 from fairmt.path import Candidate, Choice, Path
 from fairmt.store import StoreError
 from fairmt.tasks import Layout
@@ -60,7 +60,7 @@ def restored(state: Mapping[str, Any], where: str) -> FairMTLearner:
     learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
     layout, groups = Layout(schema.tasks), schema.groups
     learner.schema_, learner._layout, learner._groups = schema, layout, groups
-    learner.model_ = method(learner.method).adapt(learner._network(schema))
+    learner.model_ = step_method(learner.method).adapt(learner._network(schema))
     learner.ledger_ = Ledger(layout, state["notions"])
     candidates = [Candidate.from_state(c) for c in state["candidates"]]
     learner.path_ = Path(learner.ledger_, groups, candidates, state["rows"])

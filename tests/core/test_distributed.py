@@ -13,13 +13,13 @@ from torch import Tensor, multiprocessing
 
 from fairmt.distributed import all_sum, average_gradients, joint, world_size
 from fairmt.losses import Losses
-from fairmt.methods import METHODS
+from fairmt.methods import STEPS
 from fairmt.methods.fairmt import FairMT
 
 from .hand_cases import NAN
 from .test_methods import LAYOUT, PEOPLE, Data, batch, gradients, model
 
-STEPS = 3
+N_STEPS = 3
 FAIR: dict[str, Any] = {"strength": 1.5, "min_evidence": 3.0, "tolerance": 0.01}
 SCENARIOS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     # method, heads, settings, whether the processes get unequal numbers of rows
@@ -63,10 +63,10 @@ def train(name: str, rank: int | None) -> dict[str, Any]:
     """Gradients of some steps with plain gradient descent between them, and a calibration."""
     method, heads, settings, unequal = SCENARIOS[name]
     m = model(heads)
-    step = METHODS[method](**settings)
+    step = STEPS[method](**settings)
     step.setup(m, PEOPLE)
     found = []
-    for i in range(STEPS):
+    for i in range(N_STEPS):
         m.zero_grad()
         step.step(cut(train_batch(i), rows_of(rank, unequal)))
         found.append(gradients(m))

@@ -13,7 +13,7 @@ from fairmt.groups import Attribute, Groups
 from fairmt.history import DecayedMoments
 from fairmt.ledger import atoms_of
 from fairmt.losses import Losses
-from fairmt.methods import METHODS, Batch, FairMT, Plain, StepMethod, Symmetric, method
+from fairmt.methods import STEPS, Batch, FairMT, Plain, StepMethod, Symmetric, method
 from fairmt.models import MLP, LinearHeads, MultiTask, TaskHeads
 from fairmt.tasks import Classification, Detection, Layout, Regression
 
@@ -285,7 +285,7 @@ def test_gradients_of_batches_add_up(name: str) -> None:
     settings: Data = {"max_decay": 0.0, "proxy": None, "strength": 1.0} if name == "fairmt" else {}
 
     def run(*batches: Data, scale: float) -> list[Tensor]:
-        step = METHODS[name](**settings)
+        step = STEPS[name](**settings)
         step.setup(model(), PEOPLE)
         for data in batches:
             step.step(data, scale=scale)
@@ -308,9 +308,9 @@ def test_the_symmetric_variant_differs_from_fairmt_in_direction_alone() -> None:
     assert not torch.equal(gradients(directed.model)[0], gradients(symmetric.model)[0])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPS)
 def test_a_saved_method_goes_on_with_the_same_gradients(name: str) -> None:
-    first = METHODS[name]()
+    first = STEPS[name]()
     first.setup(model(), PEOPLE)
     first.set_offsets(torch.linspace(-1, 1, LAYOUT.n_outputs).double())
     for seed in range(3):
@@ -318,7 +318,7 @@ def test_a_saved_method_goes_on_with_the_same_gradients(name: str) -> None:
     if isinstance(first, FairMT):
         first.calibrate([batch(7, n=400)])
         first.set_floors([batch(8, n=400)])
-    second = METHODS[name]()
+    second = STEPS[name]()
     second.setup(model(), PEOPLE)
     second.load_state_dict(first.state_dict())
     second.model.load_state_dict(first.model.state_dict())
@@ -330,19 +330,19 @@ def test_a_saved_method_goes_on_with_the_same_gradients(name: str) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
 def test_labels_and_weights_may_be_of_any_precision(name: str, dtype: torch.dtype) -> None:
     data = batch()
     data["features"] = data["features"].float()
     data["weights"] = (4 * data["weights"]).to(dtype)
-    step = METHODS[name]()
+    step = STEPS[name]()
     step.setup(model().float(), PEOPLE)
     step.step(data)
     found = gradients(step.model)
     data["weights"] = data["weights"].float()
     data["labels"] = {name: label.float() for name, label in data["labels"].items()}
-    step = METHODS[name]()
+    step = STEPS[name]()
     step.setup(model().float(), PEOPLE)
     step.step(data)
     for a, b in zip(found, gradients(step.model), strict=True):
@@ -473,7 +473,7 @@ def test_floors_hold_the_present_benefits() -> None:
 
 
 def test_methods_are_found_by_name() -> None:
-    for name, found in METHODS.items():
+    for name, found in STEPS.items():
         assert method(name) is found
         assert issubclass(found, StepMethod)
         assert found.name == name

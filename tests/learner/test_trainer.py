@@ -11,7 +11,7 @@ import torch
 from fairmt import MLP, FairMT, LinearHeads
 from fairmt.data import Bundle, Schema
 from fairmt.dual import Ramp
-from fairmt.methods import METHODS, StepMethod
+from fairmt.methods import STEPS, StepMethod
 from fairmt.models import MultiTask
 from fairmt.path import PathEvaluator
 from fairmt.sampling import TableSource
@@ -34,7 +34,7 @@ def build(
     table = schema.encode(people.frame)
     layout = Layout(schema.tasks)
     encoder = MLP(schema.n_inputs, (16,), dropout=0.1)
-    method = METHODS[name](**settings)
+    method = STEPS[name](**settings)
     method.setup(MultiTask(encoder, LinearHeads(16, layout), layout), schema.groups, table[:1500])
     ledger = getattr(method, "ledger", None)
     if ledger is None:
@@ -211,7 +211,7 @@ def test_a_loop_of_ones_own_with_calibration(people: Bundle) -> None:
     assert fair.strength > start
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(STEPS))
 def test_every_step_method_ignores_rows_without_labels(people: Bundle, name: str) -> None:
     """Missing labels contribute nothing: not to the loss, and not to the gradient."""
     settings = {"strength": 1.0} if name in ("fairmt", "symmetric", "group_dro") else {}

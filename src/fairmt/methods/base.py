@@ -1,7 +1,8 @@
-"""The interface of step methods: a batch in, gradients on the parameters out."""
+"""What all methods share, and the interface of step methods: a batch in, gradients out."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,15 +16,99 @@ from fairmt.models import MultiTask
 from fairmt.tasks import Layout, Task
 
 Log = dict[str, Tensor | float]
+TASK_KINDS = ("classification", "detection", "regression")
+
+
+class Method:
+    """What every method says of itself, whatever its kind.
+
+    Attributes
+    ----------
+    kind : 'step', 'pre-training', 'post-processing' or 'estimator'.
+    tasks : kinds of task that its fairness part (or what it does instead) acts on.
+    attributes : 'none' (never looks at them), 'categorical', or 'categorical and continuous'.
+    claims : notions whose gaps it is meant to close; empty if it claims no group fairness.
+    label_free : whether rows without any label take part in its fairness term.
+    limits : what it cannot do, in words.
+    source : where it comes from.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = TASK_KINDS
+    attributes: ClassVar[str] = "categorical"
+    claims: ClassVar[tuple[str, ...]] = ()
+    label_free: ClassVar[bool] = False
+    limits: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    @classmethod
+    def check(cls, layout: Layout, groups: Groups, continuous: Sequence[str] = ()) -> None:
+        """Refuse, before any training, what the method's mathematics cannot do.
+
+        Parameters
+        ----------
+        continuous : names of the sensitive attributes that shall be used as numbers.
+
+        Raises
+        ------
+        ValueError
+            Naming task or attribute, and methods that can. A method that acts on some of the
+            tasks warns of the others.
+        """
+        if continuous and "continuous" not in cls.attributes:
+            raise ValueError(
+                f"Method '{cls.name}' cannot use {list(continuous)} as numbers: it compares groups."
+                f" Leave them cut into bands, or use {_able(continuous=True)}."
+            )
+        if cls.attributes != "none" and not groups.attributes:
+            raise ValueError(
+                f"Method '{cls.name}' needs a sensitive attribute and none is given: name them in "
+                "sensitive=[...] or pass sensitive_features, or use method='plain'."
+            )
+        outside = [t for t in layout.tasks if t.kind not in cls.tasks]
+        if not outside:
+            return
+        kinds = sorted({t.kind for t in outside})
+        names = [t.name for t in outside]
+        if len(outside) == len(layout.tasks):
+            raise ValueError(
+                f"Method '{cls.name}' is not defined for {' and '.join(kinds)}, which the tasks "
+                f"{names} are. Methods that are: {_able(kinds=kinds)}."
+            )
+        warnings.warn(
+            f"Method '{cls.name}' is not defined for {' and '.join(kinds)}: the tasks {names} are "
+            f"trained without it. Methods that reach them: {_able(kinds=kinds)}.",
+            stacklevel=3,
+        )
+
+
+def _able(kinds: Sequence[str] = (), continuous: bool = False) -> list[str]:
+    """Names of the methods that can."""
+    from fairmt.methods import METHODS
+
+    return [
+        name
+        for name, m in METHODS.items()
+        if m.attributes != "none"
+        and set(kinds) <= set(m.tasks)
+        and (not continuous or "continuous" in m.attributes)
+    ]
 
 
 class Batch(NamedTuple):
-    """A batch with labels (B, n_labels) and attribute codes (B, A) packed."""
+    """A batch with labels (B, n_labels) and attribute codes (B, A) packed.
+
+    `values` (B, A) holds numeric attributes as numbers, NaN where an attribute is missing or is
+    not to be used as one.
+    """
 
     features: Any
     labels: Tensor
     attributes: Tensor
     weights: Tensor | None
+    values: Tensor | None = None
 
 
 def precise(x: Tensor) -> Tensor:
@@ -31,7 +116,7 @@ def precise(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-class StepMethod:
+class StepMethod(Method):
     """Turns a batch into gradients; the caller owns optimiser, clipping and loop.
 
     Give encoder, heads, tasks and groups to the constructor to use a method in a loop of your
@@ -43,7 +128,8 @@ class StepMethod:
     - ``labels``: by task name, NaN where missing: (B,) class indices, (B, K) of 0/1, or (B, K)
       values in the task's units; or one packed matrix (`Layout.pack`);
     - ``attributes``: by attribute name, (B,) int64 codes, -1 where missing; or packed (B, A);
-    - ``weights``, optional: (B,).
+    - ``weights``, optional: (B,);
+    - ``values``, optional: (B, A), sensitive attributes as numbers, NaN where missing or not one.
 
     Attributes
     ----------
@@ -51,9 +137,7 @@ class StepMethod:
         λ of the fairness part, None for methods without one. Settable at any step.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    limits: ClassVar[str] = ""
+    kind: ClassVar[str] = "step"
     strength: float | None = None
 
     def __init__(
@@ -87,6 +171,7 @@ class StepMethod:
             Training rows, for methods that need whole-set figures before the first step.
         """
         model = self.adapt(model)
+        self.check(model.layout, groups)
         self.model, self.layout, self.groups = model, model.layout, groups
         self.losses = Losses(model.layout)
         self.offsets = torch.zeros(model.layout.n_outputs)
@@ -102,6 +187,7 @@ class StepMethod:
             self.layout.pack(batch["labels"]),
             self.groups.pack(batch["attributes"]),
             batch.get("weights"),
+            batch.get("values"),
         )
 
     def task_losses(self, outputs: Tensor, batch: Batch) -> Tensor:

@@ -66,6 +66,8 @@ class FairMT(StepMethod):
 
     name: ClassVar[str] = "fairmt"
     summary: ClassVar[str] = "asymmetric worst-case constraint over all tasks, head-aware step"
+    claims: ClassVar[tuple[str, ...]] = ("default",)
+    source: ClassVar[str] = "arXiv 2512.00469, as formulated in this library"
     limits: ClassVar[str] = (
         "categorical attributes only; tasks that agree at representation and heads may still "
         "conflict deep in the encoder"

@@ -33,6 +33,7 @@ class GroupDRO(StepMethod):
 
     name: ClassVar[str] = "group_dro"
     summary: ClassVar[str] = "distributionally robust: the groups with the largest loss weigh most"
+    source: ClassVar[str] = "Sagawa, Koh, Hashimoto and Liang (ICLR 2020)"
     limits: ClassVar[str] = "evens out losses, not rates; small groups are noisy"
 
     def __init__(

@@ -12,4 +12,5 @@ class Plain(StepMethod):
 
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "one model for all tasks, no fairness term"
+    attributes: ClassVar[str] = "none"
     limits: ClassVar[str] = "does nothing for any group"

@@ -17,6 +17,7 @@ class SingleTask(StepMethod):
 
     name: ClassVar[str] = "single"
     summary: ClassVar[str] = "a model of its own for every task, no fairness term"
+    attributes: ClassVar[str] = "none"
     limits: ClassVar[str] = "does nothing for any group; no transfer between tasks"
 
     @staticmethod
