@@ -13,7 +13,8 @@ at z.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,9 @@ class Proxy:
         ρ, the share of the heads' own gradients in the geometry.
     smoothing : float in [0, 1)
         Share of the last step's weights that is kept.
+    refresh : int
+        Steps between one Gramian and the next: weights that are smoothed over ten steps hardly
+        move within four.
     """
 
     def __init__(
@@ -129,7 +133,10 @@ class Proxy:
         programs: str | Program | tuple[str | Program, ...] = "balance",
         rho: float = 1.0,
         smoothing: float = 0.9,
+        refresh: int = 1,
     ) -> None:
+        if refresh < 1:
+            raise ValueError(f"refresh must be at least 1. Found {refresh}.")
         if rho < 0:
             raise ValueError(f"rho must not be negative. Found {rho}.")
         if not 0 <= smoothing < 1:
@@ -138,8 +145,18 @@ class Proxy:
         self._programs = [program(p) for p in chosen]
         # Solvers have tolerances of their own; closed forms do not care.
         self._needs_scale = any(p not in (balance, equal) for p in self._programs)
-        self.rho, self.smoothing = rho, smoothing
+        self.rho, self.smoothing, self.refresh = rho, smoothing, refresh
+        self._step = 0
         self.last: Tensor | None = None
+
+    def weights_now(self, gramian: Callable[[], Tensor]) -> Tensor:
+        """Weights (T,) of a step; `gramian` is called at every `refresh`-th one."""
+        due = self.last is None or self._step % self.refresh == 0
+        self._step += 1
+        if due:
+            return self.weights(gramian())
+        assert self.last is not None
+        return self.last
 
     @torch.no_grad()
     def weights(self, k: Tensor) -> Tensor:
@@ -152,12 +169,14 @@ class Proxy:
         if len(self._programs) > 1:
             total = _mean_one(total)
         if self.last is not None:
-            total = torch.lerp(total, self.last, self.smoothing)
+            total = torch.lerp(total, self.last, self.smoothing**self.refresh)
         self.last = total
         return total
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.last is None else {"last": self.last.clone()}
+    def state_dict(self) -> dict[str, Any]:
+        last = {} if self.last is None else {"last": self.last.clone()}
+        return {"step": self._step, **last}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._step = state["step"]
         self.last = state["last"].clone() if "last" in state else None

@@ -18,6 +18,8 @@ from fairmt.moments import Moments
 
 NEVER = Constant(torch.tensor(torch.inf))
 NOTHING = Constant(torch.tensor(0.0))
+REFRESH = 16
+"""Batches from one look at the decay to the next, after as many first ones."""
 
 
 class DecayedMoments:
@@ -26,7 +28,7 @@ class DecayedMoments:
     For attribute *a* and statistic *j* the decay β is the smallest with
     ``E[rows per batch of the scarcest group] · (1 + β) / (1 - β) >= target``, at most
     `max_decay`: all groups that are compared share one memory. The expectation is the running
-    mean of what was seen.
+    mean of what was seen, looked at again at every `REFRESH`-th batch.
 
     The value is that of the decayed sums; the gradient flows through the current batch alone and
     is multiplied by ``W = Σ β^s``, so that it has the size it would have without memory.
@@ -54,7 +56,7 @@ class DecayedMoments:
         self._column = Constant(ledger.statistic_of_column)
         self.steps = 0
         self._sums: Tensor | None = None
-        self._mass = self._mass2 = self._seen = self._memory = torch.zeros(0)
+        self._mass = self._mass2 = self._seen = self._memory = self._beta = torch.zeros(0)
 
     def update(self, batch: Moments) -> Moments:
         """Add the moments of a batch; returns decayed moments that carry the batch's gradient."""
@@ -67,7 +69,10 @@ class DecayedMoments:
         column = self._column.on(batch.sums.device)
         # What is returned is never changed in place; the rest is.
         self._seen.lerp_(batch.evidence, 1 / (self.steps + 1))
-        beta = self._decay().index_select(0, partition)
+        # A mean over all batches so far moves ever less.
+        if self.steps < REFRESH or self.steps % REFRESH == 0:
+            self._beta = self._decay().index_select(0, partition)
+        beta = self._beta
         self._memory.mul_(beta).add_(1.0)
         new = batch.sums.detach()
         self._sums = torch.addcmul(new, beta.index_select(1, column), self._sums)
@@ -116,6 +121,7 @@ class DecayedMoments:
             "mass2": self._mass2.clone(),
             "seen": self._seen.clone(),
             "memory": self._memory.clone(),
+            "beta": self._beta.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,3 +132,4 @@ class DecayedMoments:
         self._sums = state["sums"].clone()
         self._mass, self._mass2 = state["mass"].clone(), state["mass2"].clone()
         self._seen, self._memory = state["seen"].clone(), state["memory"].clone()
+        self._beta = state["beta"].clone()

@@ -221,6 +221,7 @@ def test_weights_are_smoothed_over_steps_and_saved() -> None:
     [
         (lambda: program("balanse"), r"Unknown proxy program 'balanse'; expected one of \['equal'"),
         (lambda: Proxy("balance", rho=-1.0), "rho must not be negative. Found -1.0"),
+        (lambda: Proxy("balance", refresh=0), "refresh must be at least 1. Found 0"),
         (lambda: Proxy("balance", smoothing=1.0), r"smoothing must lie in \[0, 1\). Found 1.0"),
     ],
 )

@@ -78,7 +78,12 @@ def model(kind: str = "linear", seed: int = 0) -> MultiTask:
     return MultiTask(encoder, heads, LAYOUT).double()
 
 
-SETTINGS: dict[str, Any] = {"strength": 1.5, "min_evidence": 3.0, "tolerance": 0.01}
+SETTINGS: dict[str, Any] = {
+    "strength": 1.5,
+    "min_evidence": 3.0,
+    "tolerance": 0.01,
+    "refresh": 1,
+}
 
 
 def fair(m: MultiTask, **settings: Any) -> FairMT:

@@ -57,7 +57,7 @@ class FairMT(StepMethod):
         Memory of the sums; see `DecayedMoments`. ``max_decay=0`` switches it off.
     proxy : str, callable or tuple of them, or None
         Program on the Gramian; None is the plain sum. See `fairmt.geometry.program`.
-    rho, smoothing
+    rho, smoothing, refresh
         See `Proxy`.
     max_strength, dual_rate, dual_standard_errors
         λ_max, η, and the standard errors subtracted from each slack that drives the dual, so that
@@ -94,6 +94,7 @@ class FairMT(StepMethod):
         proxy: str | Program | tuple[str | Program, ...] | None = "balance",
         rho: float = 1.0,
         smoothing: float = 0.9,
+        refresh: int = 4,
         max_strength: float = 4.0,
         dual_rate: float = 10.0,
         dual_standard_errors: float = 1.0,
@@ -110,7 +111,7 @@ class FairMT(StepMethod):
             "floor_slack": floor_slack,
         }
         self._memory_settings = (evidence_target, max_decay)
-        self.proxy = None if proxy is None else Proxy(proxy, rho, smoothing)
+        self.proxy = None if proxy is None else Proxy(proxy, rho, smoothing, refresh)
         self.dual = Dual(max_strength, dual_rate)
         self._strength = strength
         self._dual_errors = dual_standard_errors
@@ -239,14 +240,18 @@ class FairMT(StepMethod):
             r = world_size()
             grad_weight, grad_bias = all_sum(grad_weight) / r, all_sum(grad_bias) / r
         if self.proxy is not None:
-            of_task = self._of_task.like(delta)
-            k = linear_gramian(delta, weight, of_task)
-            if world_size() > 1:
-                # Rows of all processes: gradients are R times too large, rows R times too few.
-                k = all_sum(k) / world_size()
-            head = torch.addcmul((grad_weight * grad_weight).sum(1), grad_bias, grad_bias)
-            k.diagonal().add_(head @ of_task, alpha=self.proxy.rho)
-            per_output = of_task @ (self.proxy.weights(k) * scale)
+            of_task, rho = self._of_task.like(delta), self.proxy.rho
+
+            def joint_gramian() -> Tensor:
+                k = linear_gramian(delta, weight, of_task)
+                if world_size() > 1:
+                    # Rows of all processes: gradients are R times too large, rows R times too few.
+                    k = all_sum(k) / world_size()
+                head = torch.addcmul((grad_weight * grad_weight).sum(1), grad_bias, grad_bias)
+                k.diagonal().add_(head @ of_task, alpha=rho)
+                return k
+
+            per_output = of_task @ (self.proxy.weights_now(joint_gramian) * scale)
         else:
             per_output = torch.full_like(grad_bias, scale)
         _accumulate(heads.weight, grad_weight.mul_(per_output[:, None]))
@@ -275,18 +280,23 @@ class FairMT(StepMethod):
         order = [position[name] for name in heads.names]
         weights = torch.ones(len(order), device=z.device)
         if self.proxy is not None:
-            k = all_sum(gramian([precise(g) for g in dz])) / world_size()
-            start = 0
-            for i, ps in enumerate(parameters):
-                own = dp[start : start + len(ps)]
-                start += len(ps)
-                norm = sum(float((precise(g) ** 2).sum()) for g in own if g is not None)
-                k[i, i] += self.proxy.rho * norm
+            rho = self.proxy.rho
             # The proxy keeps its memory in the user's order of tasks.
             index = torch.tensor(order, device=z.device)
-            in_order = torch.empty_like(k)
-            in_order[index[:, None], index[None, :]] = k
-            weights = self.proxy.weights(in_order)[index]
+
+            def joint_gramian() -> Tensor:
+                k = all_sum(gramian([precise(g) for g in dz])) / world_size()
+                start = 0
+                for i, ps in enumerate(parameters):
+                    own = dp[start : start + len(ps)]
+                    start += len(ps)
+                    norm = sum(float((precise(g) ** 2).sum()) for g in own if g is not None)
+                    k[i, i] += rho * norm
+                in_order = torch.empty_like(k)
+                in_order[index[:, None], index[None, :]] = k
+                return in_order
+
+            weights = self.proxy.weights_now(joint_gramian)[index]
         start = 0
         for i, ps in enumerate(parameters):
             for p, g in zip(ps, dp[start : start + len(ps)], strict=True):
