@@ -15,6 +15,7 @@ import json
 import platform
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -68,10 +69,23 @@ def run_seed(
         m: [c for c in learners[m].path_.candidates if c.segment == "path"] for m in METHODS
     }
     paths["collapse"] = collapse_candidates(evaluator, best, outputs)
-    return {
-        m: Frontier(Path(ledger, groups, [best, *own], rows), model, test, REPLICATES, seed)
-        for m, own in paths.items()
-    } | {"permuted": permuted(Path(ledger, groups, [best, *paths["fairmt"]], rows), model, test)}
+    found = {}
+    for m, own in paths.items():
+        path = Path(ledger, groups, [best, *own], rows)
+        outputs = on_rows(path, model, test)
+        found[m] = Frontier(path, outputs, test, REPLICATES, seed)
+        if m == "fairmt":
+            found["permuted"] = permuted(path, outputs, test)
+    return found
+
+
+def on_rows(path: Path, model: torch.nn.Module, table: TensorTable) -> list[torch.Tensor]:
+    """What every candidate gives on a table."""
+    outputs = []
+    for candidate in path.candidates:
+        model.load_state_dict(candidate.weights)
+        outputs.append(predict_outputs(model, table.features))
+    return outputs
 
 
 def fit(
@@ -96,13 +110,11 @@ def fit(
         ).fit(bundle.frame, parts=parts)
 
 
-def permuted(path: Path, model: torch.nn.Module, test: TensorTable) -> Frontier:
+def permuted(path: Path, outputs: list[torch.Tensor], test: TensorTable) -> Frontier:
     """The noise floor: the same figures with group labels exchanged at random."""
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    shuffled = TensorTable(
-        test.features, test.labels, test.attributes[order], test.weights, test.units
-    )
-    return Frontier(path, model, shuffled, 0)
+    shuffled = replace(test, attributes=test.attributes[order])
+    return Frontier(path, outputs, shuffled, 0)
 
 
 def summary(name: str, frontiers: list[dict[str, Frontier]], groups: Groups) -> dict[str, Any]:

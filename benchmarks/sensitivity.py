@@ -56,7 +56,8 @@ def run(name: str, value: float, seed: int, rows: int) -> dict[str, float]:
             options=options,
         ).fit(bundle.frame, parts=parts)
     table: TensorTable = learner.schema_.encode(bundle.frame.iloc[parts["test"]])
-    frontier = Frontier(learner.path_, learner.model_, table, 0)
+    outputs = [learner.outputs_of(i, table)[0] for i in range(len(learner.path_.candidates))]
+    frontier = Frontier(learner.path_, outputs, table, 0)
     places = [frontier.plain[0], *(frontier.places[i][0] for i in frontier.indices)]
     gap, shortfall = crossing(places)
     return {"gap": gap, "shortfall": shortfall, "hypervolume": float(frontier.volumes()[0])}

@@ -24,10 +24,19 @@ from fairmt.decoding import (
 from fairmt.dual import Ramp
 from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
-from fairmt.methods import FairMT, StepMethod, step_method
+from fairmt.methods import FairMT, PostProcessing, StepMethod, method
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
-from fairmt.path import Candidate, Choice, Path, PathEvaluator, check_wish, judge, predict_outputs
+from fairmt.path import (
+    Candidate,
+    Choice,
+    Path,
+    PathEvaluator,
+    check_wish,
+    judge,
+    predict_outputs,
+)
+from fairmt.recipe import Recipe, pretraining_of, recipe
 from fairmt.sampling import Source, TableSource
 from fairmt.store import load_state, save_state
 from fairmt.tasks import Layout, Task
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("train", "calibration", "validation")
+CANDIDATES = 24
+"""Candidates of a path, at least, where its epochs have as many steps."""
 STEPS = 800
 """Optimiser steps of the warm-up, and of the path, where epochs are not given."""
 
@@ -57,7 +68,11 @@ class FairMTLearner(BaseEstimator):
     sensitive : sequence of str
         Sensitive attributes, when `fit` is given one frame. Numeric ones are cut into `bins`.
     method : str
-        'fairmt', 'symmetric', 'plain', …; `fairmt methods` lists them.
+        'fairmt', 'symmetric', 'plain', …; `fairmt methods` lists them. One that pre-trains stands
+        before plain training; one that post-processes follows it, at several strengths, and needs
+        the sensitive attributes at prediction.
+    pretraining : str or mapping, optional
+        A method of that kind to make the encoder, by name, or with its settings beside 'name'.
     notion : see `fairmt.notions.resolve_notions`.
     tolerance, utility_budget, strength : float, at most one
         How the candidate is chosen from the path, see `Path.choose`; none: ``utility_budget=0.01``.
@@ -83,6 +98,9 @@ class FairMTLearner(BaseEstimator):
         See `fairmt.data.Schema.infer`.
     recalibration : bool
         Refit scale and shift of the probabilities on calibration rows, blind to groups.
+    continuous : sequence of str
+        Numeric sensitive attributes that the method shall use as numbers, if it can; to judge,
+        they are cut into bands all the same.
     options : mapping
         Further arguments of the method.
     seed : int
@@ -95,6 +113,7 @@ class FairMTLearner(BaseEstimator):
     schema_, model_ : the encoding of tables, and the network.
     path_ : Path, all candidates with their place on the trade-off.
     choice_ : the candidate in force, and why.
+    repair_ : the fitted post-processing, or None.
     binding_ : with the dual, the entries that press hardest, as last seen on calibration rows.
     proxies_ : how well the inputs give each attribute away, .5 (not at all) to 1 (wholly).
     """
@@ -105,6 +124,7 @@ class FairMTLearner(BaseEstimator):
         sensitive: Sequence[str] = (),
         *,
         method: str = "fairmt",
+        pretraining: str | Mapping[str, Any] | None = None,
         notion: NotionSpec = "default",
         tolerance: float | None = None,
         utility_budget: float | None = None,
@@ -128,6 +148,7 @@ class FairMTLearner(BaseEstimator):
         weight: str | None = None,
         split_by: str | None = None,
         recalibration: bool = False,
+        continuous: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         precision: str = "32-true",
         accelerator: str = "cpu",
@@ -139,6 +160,7 @@ class FairMTLearner(BaseEstimator):
         self.tasks = tasks
         self.sensitive = sensitive
         self.method = method
+        self.pretraining = pretraining
         self.notion = notion
         self.tolerance = tolerance
         self.utility_budget = utility_budget
@@ -162,6 +184,7 @@ class FairMTLearner(BaseEstimator):
         self.weight = weight
         self.split_by = split_by
         self.recalibration = recalibration
+        self.continuous = continuous
         self.options = options
         self.precision = precision
         self.accelerator = accelerator
@@ -230,6 +253,7 @@ class FairMTLearner(BaseEstimator):
             bins=self.bins,
             depth=self.depth,
             attributes_as_inputs=self.attributes_as_inputs,
+            continuous=self.continuous,
         )
         check_leakage(frames["train"], schema.tasks, schema.feature_names)
         tables = {part: schema.encode(frame) for part, frame in frames.items()}
@@ -261,10 +285,12 @@ class FairMTLearner(BaseEstimator):
         torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
-        step = self._step(schema, tables["train"])
+        found = recipe(self.method, self.options, self.pretraining, self._constraint())
+        step = self._prepare(found, schema, tables["train"])
         self.ledger_ = Ledger(layout, self._judged(layout))
         calibration, validation = tables["calibration"], tables["validation"]
-        if self.controller == "path" and not self.recalibration and self.floors is None:
+        needed = self.recalibration or self.floors is not None or found.after is not None
+        if self.controller == "path" and not needed:
             # Nothing else needs the calibration rows, and the choice is the surer with them.
             validation = validation.join(calibration)
         evaluator = PathEvaluator(
@@ -293,29 +319,52 @@ class FairMTLearner(BaseEstimator):
             calibration=calibration.batches if self.controller == "dual" else None,
         )
         self.model_ = step.model
+        self.repair_: PostProcessing | None = found.after
+        if found.after is not None:
+            evaluator.repair(found.after, self.model_, calibration)
         rows = groups.membership(validation.attributes)[:, 1:].sum(0)
         self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
         self.choose()
         if isinstance(step, FairMT):
             self._tell_what_binds(step)
 
-    def _step(self, schema: Any, train: Any) -> StepMethod:
-        """The method, bound to a new network."""
+    def _constraint(self) -> dict[str, Any]:
+        """What FairMT and its variants take from the learner."""
+        settings: dict[str, Any] = {"notion": self.notion, "strength": 0.0}
+        if self.controller == "dual":
+            settings["tolerance"] = self.tolerance
+        if self.floors is not None:
+            settings["floor_slack"] = self.floors
+        return settings
+
+    def _prepare(self, found: Recipe, schema: Any, train: Any) -> StepMethod:
+        """The step, bound to a new network, whose encoder is trained if that comes first."""
         from fairmt.data import proxy_strength, warn_of_proxies
 
-        kind = step_method(self.method)
-        settings: dict[str, Any] = {}
-        if issubclass(kind, FairMT):
-            settings = {"notion": self.notion, "strength": 0.0}
-            if self.controller == "dual":
-                settings["tolerance"] = self.tolerance
-            if self.floors is not None:
-                settings["floor_slack"] = self.floors
-        step = kind(**settings | dict(self.options or {}))
+        step, layout, groups = found.step, Layout(schema.tasks), schema.groups
+        continuous = [c.name for c in schema.continuous]
+        for part in (found.before, found.after):
+            if part is not None:
+                part.check(layout, groups, continuous)
+        if continuous:
+            found.method.check(layout, groups, continuous)
         self._check_settings(step)
-        step.setup(self._network(schema), schema.groups, train)
+        self.pretrained_: dict[str, Any] | None = None
+        encoder: torch.nn.Module = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
+        if found.before is not None:
+            self.pretrained_ = {"name": found.before.name, **found.before.settings()}
+            encoder = found.before.fit(
+                encoder,
+                train,
+                groups,
+                seed=self.seed,
+                checkpoint=None if self.checkpoint is None else f"{self.checkpoint}-encoder",
+                progress=self.progress,
+            )
+            encoder.requires_grad_(not found.before.frozen)
+        step.setup(_with_heads(encoder, layout), groups, train)
         self._check_notions(step)
-        self.proxies_ = proxy_strength(train.features, train.attributes, schema.groups)
+        self.proxies_ = proxy_strength(train.features, train.attributes, groups)
         warn_of_proxies(self.proxies_, schema.attributes_as_inputs)
         return step
 
@@ -338,13 +387,17 @@ class FairMTLearner(BaseEstimator):
             def begin(method: Any) -> None:
                 method.set_floors(calibration.batches())
 
-        path = Segment("path", path_epochs, schedule, start="warmup", begin=begin)
+        looks = -(-CANDIDATES // path_epochs) if path_epochs else 1
+        path = Segment("path", path_epochs, schedule, start="warmup", begin=begin, looks=looks)
         return [warmup, plain, path]
 
     def _network(self, schema: Any) -> MultiTask:
-        layout = Layout(schema.tasks)
-        encoder = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
-        return MultiTask(encoder, LinearHeads(encoder.n_features, layout), layout)
+        """An untrained network of the shape that was trained."""
+        encoder: torch.nn.Module = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
+        if self.pretrained_ is not None:
+            encoder = pretraining_of(self.pretrained_).network(encoder)
+        kind, model = method(self.method), _with_heads(encoder, Layout(schema.tasks))
+        return kind.adapt(model) if issubclass(kind, StepMethod) else model
 
     def _judged(self, layout: Layout) -> dict[str, tuple[str, ...]]:
         """What candidates are judged by: the default notions, and those that are trained."""
@@ -357,11 +410,6 @@ class FairMTLearner(BaseEstimator):
     def _check_settings(self, step: StepMethod) -> None:
         if self.controller not in ("path", "dual"):
             raise ValueError(f"controller must be 'path' or 'dual'. Found {self.controller!r}.")
-        if step.strength is not None and not self._groups.attributes:
-            raise ValueError(
-                "No sensitive attribute is given, so there is nothing to constrain: name them in "
-                "sensitive=[...] or pass sensitive_features, or use method='plain'."
-            )
         if not isinstance(step, FairMT):
             if self.controller == "dual" or self.floors is not None:
                 raise ValueError(
@@ -430,6 +478,7 @@ class FairMTLearner(BaseEstimator):
         self.model_.load_state_dict(candidate.weights)
         self.offsets_ = candidate.offsets
         self.recalibration_: Recalibration | None = candidate.recalibration
+        self._repair = candidate.repair
 
     # -- predicting -------------------------------------------------------------------------
 
@@ -439,11 +488,26 @@ class FairMTLearner(BaseEstimator):
         from fairmt.frames import as_features
 
         frame = as_features(self, X)
-        table = self.schema_.encode(
-            frame, labels=False, attributes=self.schema_.attributes_as_inputs
-        )
+        needed = self.schema_.attributes_as_inputs or self._repair > 0
+        return self._outputs(self.schema_.encode(frame, labels=False, attributes=needed))
+
+    def _outputs(self, table: Any) -> torch.Tensor:
+        """Fused outputs on encoded rows, recalibrated or repaired as the candidate in force is."""
         outputs = predict_outputs(self.model_, table.features)
-        return outputs if self.recalibration_ is None else self.recalibration_.apply(outputs)
+        if self.recalibration_ is not None:
+            outputs = self.recalibration_.apply(outputs)
+        if self._repair > 0:
+            assert self.repair_ is not None
+            outputs = self.repair_.apply(outputs, table.attributes, self._repair)
+        return outputs
+
+    def outputs_of(self, index: int, table: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fused outputs (N, n_outputs) of a candidate on encoded rows, and its decision rule."""
+        check_is_fitted(self, "model_")
+        self._use(self.path_.candidates[index])
+        found = self._outputs(table), self._rule()
+        self._use(self.choice_.point.candidate)
+        return found
 
     def _rule(self) -> torch.Tensor:
         if self.recalibration_ is None:
@@ -519,13 +583,10 @@ class FairMTLearner(BaseEstimator):
 
         check_is_fitted(self, "model_")
         table = self.schema_.encode(frame)
-        outputs = predict_outputs(self.model_, table.features)
-        if self.recalibration_ is not None:
-            outputs = self.recalibration_.apply(outputs)
         return from_tensors(
             self._layout,
             self._groups,
-            outputs,
+            self._outputs(table),
             table.labels,
             table.attributes,
             weights=table.weights,
@@ -537,13 +598,8 @@ class FairMTLearner(BaseEstimator):
     def moments(self, frame: Any, index: int | None = None) -> Any:
         """Moments of a candidate's decisions on a frame, by default of the one in force."""
         table = self.schema_.encode(frame)
-        if index is not None:
-            self._use(self.path_.candidates[index])
-        outputs = predict_outputs(self.model_, table.features)
-        found = judge(self.ledger_, self._groups, outputs, table, self.offsets_)
-        if index is not None:
-            self._use(self.choice_.point.candidate)
-        return found
+        outputs, rule = self.outputs_of(self.choice_.point.index if index is None else index, table)
+        return judge(self.ledger_, self._groups, outputs, table, rule)
 
     # -- memory -----------------------------------------------------------------------------
 
@@ -562,6 +618,10 @@ class FairMTLearner(BaseEstimator):
             If there is nothing, or not what was written.
         """
         return restored(load_state(folder), str(folder))
+
+
+def _with_heads(encoder: Any, layout: Layout) -> MultiTask:
+    return MultiTask(encoder, LinearHeads(encoder.n_features, layout), layout)
 
 
 def _left_to_the_dual(epoch: float) -> None:

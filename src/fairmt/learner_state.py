@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairmt.ledger import Ledger
-from fairmt.methods import step_method
+from fairmt.methods import PostProcessing, method
 from fairmt.path import Candidate, Choice, Path
 from fairmt.store import StoreError
 from fairmt.tasks import Layout
@@ -39,6 +39,8 @@ def state_of(learner: FairMTLearner) -> dict[str, Any]:
         "single": learner._single,
         "label_types": dict(learner._label_types),
         "n_features_in": learner.n_features_in_,
+        "pretrained": learner.pretrained_,
+        "repair": None if learner.repair_ is None else learner.repair_.state_dict(),
         "names_in": list(getattr(learner, "feature_names_in_", [])) or None,
     }
 
@@ -60,7 +62,13 @@ def restored(state: Mapping[str, Any], where: str) -> FairMTLearner:
     learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
     layout, groups = Layout(schema.tasks), schema.groups
     learner.schema_, learner._layout, learner._groups = schema, layout, groups
-    learner.model_ = step_method(learner.method).adapt(learner._network(schema))
+    learner.pretrained_, learner.repair_ = state["pretrained"], None
+    if state["repair"] is not None:
+        repair = method(learner.method)()
+        assert isinstance(repair, PostProcessing)
+        repair.load_state_dict(state["repair"])
+        learner.repair_ = repair
+    learner.model_ = learner._network(schema)
     learner.ledger_ = Ledger(layout, state["notions"])
     candidates = [Candidate.from_state(c) for c in state["candidates"]]
     learner.path_ = Path(learner.ledger_, groups, candidates, state["rows"])

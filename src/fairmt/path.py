@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,17 @@ from fairmt.disparity import MIN_EVIDENCE, THICK_ROWS, Disparity, Yardstick
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger, atoms_of
 from fairmt.methods.base import StepMethod
+from fairmt.methods.postprocessing import PostProcessing
 from fairmt.moments import Moments
 from fairmt.utility import headline_replicates, poisson_weights, relative_change
 
 REPLICATES = 100
 Z_ONE_SIDED = 1.64
 Z_TWO_TO_ONE = 0.43
+REPAIRS = tuple(k / 10 for k in range(1, 11))
+"""Strengths at which a post-processing gives candidates."""
+MOST_FOR_ONE_TASK = 3.0
+"""A budget is a mean over tasks; this many times it is what a single one may lose."""
 _NOTHING_TO_JUDGE = (
     "no group has enough labelled validation rows for a gap to be judged, so that no candidate can "
     "be told from another. More data, coarser groups, or a fixed strength may help"
@@ -47,16 +52,18 @@ class Candidate:
         bootstrap replicates, drawn alike for all candidates.
     moments : of hard decisions.
     recalibration : of its probabilities, where that was asked for.
+    repair : strength of the post-processing that follows the model; 0 is none.
     """
 
     segment: str
-    epoch: int
+    epoch: float
     strength: float
     weights: dict[str, Tensor]
     offsets: Tensor
     utilities: Tensor
     moments: Moments
     recalibration: Recalibration | None = None
+    repair: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         scale_shift = None
@@ -71,6 +78,7 @@ class Candidate:
             "utilities": self.utilities,
             "moments": [self.moments.sums, self.moments.mass, self.moments.mass2],
             "recalibration": scale_shift,
+            "repair": self.repair,
         }
 
     @staticmethod
@@ -108,7 +116,7 @@ def judge(ledger: Ledger, groups: Groups, outputs: Tensor, table: Any, offsets: 
 
 
 class PathEvaluator:
-    """Takes a candidate after every epoch, and moves the decision rule that training uses.
+    """Takes a candidate at every look, and moves the decision rule that training uses.
 
     Parameters
     ----------
@@ -133,14 +141,14 @@ class PathEvaluator:
         self._weights = weights if table.weights is None else weights * table.weights
         self.candidates: list[Candidate] = []
 
-    def evaluate(self, segment: str, epoch: int, method: StepMethod) -> dict[str, float]:
+    def evaluate(self, segment: str, epoch: float, method: StepMethod) -> dict[str, float]:
         layout, model = method.layout, method.model
         outputs = predict_outputs(model, self.table.features)
         offsets = tune_offsets(layout, outputs, self.table.labels, self.table.weights)
         method.set_offsets(offsets)
         state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         strength = float(method.strength or 0.0)
-        candidate = self.measure(segment, epoch + 1, strength, state, outputs, offsets)
+        candidate = self.measure(segment, epoch, strength, state, outputs, offsets)
         if self.calibration is not None:
             rows = self.calibration
             candidate.recalibration = recalibrate(
@@ -151,10 +159,39 @@ class PathEvaluator:
         change = relative_change(layout, candidate.utilities[0], first)
         return {"score": float(change[~change.isnan()].mean())}
 
+    def repair(self, after: PostProcessing, model: torch.nn.Module, calibration: Any) -> None:
+        """Fit a post-processing on calibration rows, and add its candidates to the plain one's.
+
+        The decision rule stays that of the plain model, whose groups the repair looks at.
+        """
+        plain = self.candidates[Path(self.ledger, self.groups, self.candidates, self._rows()).plain]
+        model.load_state_dict(plain.weights)
+        outputs = predict_outputs(model, calibration.features)
+        after.fit(
+            self.ledger.layout,
+            self.groups,
+            outputs,
+            calibration.labels,
+            calibration.attributes,
+            calibration.weights,
+            plain.offsets,
+        )
+        before = predict_outputs(model, self.table.features)
+        for strength in REPAIRS:
+            repaired = after.apply(before, self.table.attributes, strength)
+            found = self.measure(
+                "path", plain.epoch, strength, plain.weights, repaired, plain.offsets
+            )
+            self.candidates.append(replace(found, repair=strength))
+
+    def _rows(self) -> Tensor:
+        """Rows of every group, (G,)."""
+        return self.groups.membership(self.table.attributes)[:, 1:].sum(0)
+
     def measure(
         self,
         segment: str,
-        epoch: int,
+        epoch: float,
         strength: float,
         state: dict[str, Tensor],
         outputs: Tensor,
@@ -295,7 +332,8 @@ class Path:
             show, see `gaps`.
         utility_budget : float in [0, 1)
             The smallest shortfall whose relative loss of utility against the plain model stays
-            within the budget, by the lower one-sided bound.
+            within the budget, by the lower one-sided bound; no task may pay more than
+            `MOST_FOR_ONE_TASK` times the budget.
         strength : float
             The candidate whose λ is nearest.
 
@@ -324,7 +362,15 @@ class Path:
         plain = self.points[self.plain]
         if not bool(self.yardstick.counted.any()):
             return Choice(plain, f"the plain model; {_NOTHING_TO_JUDGE}", reached=False)
-        within = [p for p in self._open() if p.index == self.plain or p.delta_m_low >= -budget]
+        within = [
+            p
+            for p in self._open()
+            if p.index == self.plain
+            or (
+                p.delta_m_low >= -budget
+                and min(p.change.values()) + self.optimism >= -MOST_FOR_ONE_TASK * budget
+            )
+        ]
         best = min(within, key=lambda p: (p.disparity.shortfall, p.disparity.gap))
         if best.index != self.plain:
             note = (

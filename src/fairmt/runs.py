@@ -30,7 +30,7 @@ from fairmt.ledger import Ledger
 from fairmt.metrics import utilities
 from fairmt.moments import Moments
 from fairmt.notions import MEASURES, NOTIONS
-from fairmt.path import judge, predict_outputs
+from fairmt.path import judge
 from fairmt.store import load_state, save_state
 from fairmt.tasks import Layout
 from fairmt.utility import headline_replicates
@@ -75,12 +75,7 @@ class Tested:
         tested = Tested(len(table), groups.membership(table.attributes)[:, 1:].sum(0), {}, {}, {})
         ones = torch.ones(1, len(table)) if table.weights is None else table.weights[None]
         for index in _open(learner):
-            candidate = learner.path_.candidates[index]
-            learner.model_.load_state_dict(candidate.weights)
-            outputs, offsets = predict_outputs(learner.model_, table.features), candidate.offsets
-            if candidate.recalibration is not None:
-                outputs = candidate.recalibration.apply(outputs)
-                offsets = candidate.recalibration.carry(offsets)
+            outputs, offsets = learner.outputs_of(index, table)
             tested.moments[index] = judge(ledger, groups, outputs, table, offsets)
             tested.utilities[index] = utilities(
                 layout, outputs, table.labels, offsets, table.weights
@@ -88,7 +83,6 @@ class Tested:
             tested.headline[index] = headline_replicates(
                 layout, outputs, table.labels, offsets, ones
             )[0]
-        learner.model_.load_state_dict(learner.choice_.point.candidate.weights)
         return tested
 
     def save(self, folder: Path) -> None:

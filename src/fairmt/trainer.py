@@ -49,6 +49,8 @@ class Segment:
         weights: to fix do-no-harm floors, say.
     patience : int, optional
         Stop the segment when the evaluator's score has not risen for so many epochs.
+    looks : int
+        Evaluations in every epoch, evenly spaced, the last one at its end.
     """
 
     name: str
@@ -57,13 +59,17 @@ class Segment:
     start: str | None = None
     patience: int | None = None
     begin: Callable[[StepMethod], None] | None = None
+    looks: int = 1
 
 
 class Evaluator(Protocol):
-    """Looks at the averaged model after every epoch; remembers what it saw."""
+    """Looks at the averaged model after every epoch, or oftener; remembers what it saw."""
 
-    def evaluate(self, segment: str, epoch: int, method: StepMethod) -> dict[str, float]:
-        """Figures to show and log; 'score' (higher is better) drives early stopping."""
+    def evaluate(self, segment: str, epoch: float, method: StepMethod) -> dict[str, float]:
+        """Figures to show and log; 'score' (higher is better) drives early stopping.
+
+        `epoch` is how many have been trained.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -223,6 +229,7 @@ class _Run:
         batches = self.source.batches(
             int(point), self.batch, self.fabric.global_rank, self.fabric.world_size
         )
+        between = {round(k * n / segment.looks) for k in range(1, segment.looks)} - {0, n}
         log: Log = {}
         for batch in batches:
             if segment.strength is not None:
@@ -231,6 +238,9 @@ class _Run:
             self.batch += 1
             if self.batch % 10 == 0 or self.batch == n:
                 bar.show(segment.name, self.epoch, self.batch / n, log)
+            if self.batch in between and self.evaluator is not None:
+                with self.average.applied():
+                    self.evaluator.evaluate(segment.name, point + self.batch / n, self.method)
             every = self.t.checkpoint_every
             whole_step = self.batch % self.t.accumulate == 0
             if every and self.batch % every == 0 and self.batch < n and whole_step:
@@ -238,7 +248,7 @@ class _Run:
         figures = {k: float(v) for k, v in log.items()}
         with self.average.applied():
             if self.evaluator is not None:
-                figures |= self.evaluator.evaluate(segment.name, int(point), self.method)
+                figures |= self.evaluator.evaluate(segment.name, point + 1, self.method)
             if self.calibration is not None:
                 found = self.method.calibrate(self._to_device(b) for b in self.calibration())
                 figures |= {k: float(v) for k, v in found.items()}
@@ -332,7 +342,7 @@ class _Run:
                 f"{t.name}:{t.kind}:{o}" for t in self.method.layout.tasks for o in t.outputs
             ],
             "groups": list(self.method.groups.names),
-            "segments": [[s.name, s.epochs] for s in self.segments],
+            "segments": [[s.name, s.epochs, s.looks] for s in self.segments],
             "batches": self.source.n_batches,
             "seed": self.t.seed,
         }

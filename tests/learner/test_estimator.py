@@ -156,6 +156,20 @@ def test_choosing_again_trains_nothing(fitted: FairMTLearner) -> None:
     assert all(a is b.weights for a, b in zip(before, fitted.path_.candidates, strict=True))
 
 
+def test_no_task_pays_more_than_three_times_the_budget(fitted: FairMTLearner) -> None:
+    budget = 0.02
+    path = fitted.path_
+    dear = path.choose(utility_budget=budget).point
+    kept = [min(p.change.values()) for p in path.points]
+    assert min(dear.change.values()) + path.optimism >= -3 * budget
+    # A task that pays much for the others rules the same candidate out.
+    dear.change["income"] = -3 * budget - path.optimism - 0.001
+    try:
+        assert path.choose(utility_budget=budget).point.index != dear.index
+    finally:
+        dear.change["income"] = kept[dear.index]
+
+
 def test_utility_budget_is_kept_on_validation(fitted: FairMTLearner) -> None:
     for budget in (0.002, 0.01, 0.05):
         point = fitted.path_.choose(utility_budget=budget).point
@@ -229,7 +243,7 @@ def test_dual_relaxes_when_the_tolerance_is_generous(people: Bundle) -> None:
 
 
 def test_settings_that_contradict_name_themselves(people: Bundle) -> None:
-    with pytest.raises(ValueError, match="nothing to constrain"):
+    with pytest.raises(ValueError, match="needs a sensitive attribute"):
         FairMTLearner(tasks=people.tasks, features=dict(people.features)).fit(people.frame)
     with pytest.raises(ValueError, match="controller must be"):
         FairMTLearner(**people.learner_settings(), controller="both").fit(people.frame)

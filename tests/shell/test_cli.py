@@ -230,7 +230,7 @@ BAD = [
     (["--sensitive", "sex", "--tolerance", "3"], "tolerance must lie in [0, 1]"),
     (["--sensitive", "sex", "--method", "magic"], "Unknown method 'magic'"),
     (["--sensitive", "sex", "--notion", "niceness"], "niceness"),
-    ([], "No sensitive attribute"),
+    ([], "needs a sensitive attribute"),
     (["--sensitive", "sex", "--features", "x0,job"], "labels and features at once"),
 ]
 

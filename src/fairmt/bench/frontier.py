@@ -14,7 +14,7 @@ from fairmt.bench.hypervolume import hypervolume, non_dominated
 from fairmt.disparity import Yardstick
 from fairmt.ledger import atoms_of
 from fairmt.moments import Moments
-from fairmt.path import Candidate, Path, predict_outputs
+from fairmt.path import Path
 from fairmt.utility import headline_replicates, poisson_weights
 
 UTILITY_SPAN = 0.10
@@ -60,8 +60,8 @@ class Frontier:
     ----------
     path : Path
         Holds the plain reference and the candidates, with their validation figures.
-    model : Module
-        Takes the candidates' weights.
+    outputs : sequence of Tensor (N, n_outputs)
+        What every candidate of the path gives on the test rows.
     table : TensorTable
         Test rows; read here, and by no choice.
     replicates : int
@@ -69,15 +69,19 @@ class Frontier:
     """
 
     def __init__(
-        self, path: Path, model: torch.nn.Module, table: Any, replicates: int = 100, seed: int = 0
+        self,
+        path: Path,
+        outputs: Sequence[Tensor],
+        table: Any,
+        replicates: int = 100,
+        seed: int = 0,
     ) -> None:
         self.path, self.table = path, table
         self._member = path.groups.membership(table.attributes, torch.float64)
         self._weights = _draws(table, replicates, seed)
-        self._model = model
+        self._outputs = outputs
         self.rows = self._member[:, 1:].sum(0)
-        reference = path.candidates[path.plain]
-        sums, self._plain_utilities, moments = self._measure(reference)
+        sums, self._plain_utilities, moments = self._measure(path.plain)
         yardstick = Yardstick(path.ledger, path.groups, moments, self.rows)
         self.counted = yardstick.counted
         self._yardsticks = [yardstick] + [
@@ -88,9 +92,7 @@ class Frontier:
         )
         self.plain = self._places(sums, self._plain_utilities)
         self.indices = [p.index for p in path.points if p.candidate.segment == "path"]
-        self.places = {
-            i: self._places(*self._measure(path.candidates[i])[:2]) for i in self.indices
-        }
+        self.places = {i: self._places(*self._measure(i)[:2]) for i in self.indices}
         self.places[path.plain] = self.plain
 
     def volumes(self) -> np.ndarray:
@@ -130,22 +132,17 @@ class Frontier:
         )
         return [i for i, keep in zip(indices, non_dominated(cube), strict=True) if keep]
 
-    def _measure(self, candidate: Candidate) -> tuple[Tensor, Tensor, Moments]:
-        """Sums (1 + R, 1 + G, P) and utilities (1 + R, T) under every weighting."""
+    def _measure(self, index: int) -> tuple[Tensor, Tensor, Moments]:
+        """Sums (1 + R, 1 + G, P) and utilities (1 + R, T) of a candidate, under every weighting."""
         ledger, layout = self.path.ledger, self.path.ledger.layout
-        self._model.load_state_dict(candidate.weights)
-        outputs = predict_outputs(self._model, self.table.features)
-        atoms = atoms_of(
-            ledger, outputs.double(), self.table.labels.double(), candidate.offsets.double()
-        )
+        outputs, offsets = self._outputs[index], self.path.candidates[index].offsets
+        atoms = atoms_of(ledger, outputs.double(), self.table.labels.double(), offsets.double())
         columns = ledger.columns(atoms)
         moments = ledger.moments(self._member, atoms, self.table.weights)
         sums = torch.stack(
             [self._member.T @ (w[:, None] * columns) for w in self._weights.double()]
         )
-        utilities = headline_replicates(
-            layout, outputs, self.table.labels, candidate.offsets, self._weights
-        )
+        utilities = headline_replicates(layout, outputs, self.table.labels, offsets, self._weights)
         return sums, utilities, moments
 
     def _places(self, sums: Tensor, utilities: Tensor) -> list[Place]:

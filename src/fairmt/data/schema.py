@@ -53,6 +53,15 @@ class CategoricalFeature:
 
 
 @dataclass(frozen=True)
+class ContinuousAttribute:
+    """A sensitive attribute that methods may use as a number, standardised by the training rows."""
+
+    name: str
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
 class Schema:
     """How a table becomes tensors. Build it with `Schema.infer`."""
 
@@ -63,6 +72,7 @@ class Schema:
     attributes_as_inputs: bool = False
     weight: str | None = None
     split_by: str | None = None
+    continuous: tuple[ContinuousAttribute, ...] = ()
 
     @staticmethod
     def infer(
@@ -77,6 +87,7 @@ class Schema:
         bins: Mapping[str, Sequence[float]] | None = None,
         depth: int = 1,
         attributes_as_inputs: bool = False,
+        continuous: Sequence[str] = (),
     ) -> Schema:
         """Fit the encoding on training rows.
 
@@ -89,6 +100,8 @@ class Schema:
         features : columns, or a mapping from column to 'numeric' or 'categorical'. Default: every
             column that has no other role. Numbers are numeric, everything else, yes and no
             included, is categorical.
+        continuous : numeric sensitive attributes that methods shall use as numbers; to judge, they
+            are cut into bands all the same.
 
         Raises
         ------
@@ -107,6 +120,7 @@ class Schema:
             bins=bins,
             depth=depth,
             attributes_as_inputs=attributes_as_inputs,
+            continuous=continuous,
         )
         fit.add(frame)
         return fit.finish()
@@ -183,7 +197,17 @@ class Schema:
         units = None
         if self.split_by is not None and self.split_by in frame:
             units = unit_codes(frame[self.split_by])
-        return TensorTable(to_tensor(self._features(frame, codes)), packed, codes, weights, units)
+        values = self._values(frame) if self.continuous and attributes else None
+        features = to_tensor(self._features(frame, codes))
+        return TensorTable(features, packed, codes, weights, units, values)
+
+    def _values(self, frame: pd.DataFrame) -> torch.Tensor:
+        names = [a.name for a in self.groups.attributes]
+        values = torch.full((len(frame), len(names)), torch.nan)
+        for c in self.continuous:
+            found = check_finite(frame[c.name], "Sensitive attribute").to_numpy()
+            values[:, names.index(c.name)] = to_tensor((found - c.mean) / c.sd).float()
+        return values
 
     def _features(self, frame: pd.DataFrame, codes: torch.Tensor) -> np.ndarray:
         x = np.zeros((len(frame), self.n_inputs), dtype=np.float32)
@@ -225,6 +249,7 @@ class Schema:
             "attributes_as_inputs": self.attributes_as_inputs,
             "weight": self.weight,
             "split_by": self.split_by,
+            "continuous": [asdict(c) for c in self.continuous],
         }
 
     @staticmethod
@@ -240,6 +265,8 @@ class Schema:
             config["attributes_as_inputs"],
             config["weight"],
             config["split_by"],
+            # Absent from schemas that were saved before there were any.
+            tuple(ContinuousAttribute(**c) for c in config.get("continuous", ())),
         )
 
 
@@ -260,6 +287,24 @@ def row_weights(column: pd.Series) -> np.ndarray:
             "more."
         )
     return values.to_numpy()
+
+
+def _numeric(like: pd.DataFrame, continuous: Sequence[str], sensitive: Sequence[str]) -> list[str]:
+    """The names in `continuous`, once each is known to be a sensitive attribute of numbers."""
+    if isinstance(continuous, str):
+        raise ValueError(f"continuous must be a list; write continuous=[{continuous!r}].")
+    for name in continuous:
+        if name not in sensitive:
+            raise ValueError(
+                f"continuous names '{name}', which is not among the sensitive attributes "
+                f"{list(sensitive)}; add it to them."
+            )
+        if not is_number(like[name].dtype):
+            raise ValueError(
+                f"continuous names '{name}', whose column holds {like[name].dtype}; expected "
+                "numbers. Convert the column, or leave it out of continuous."
+            )
+    return list(continuous)
 
 
 class NumericFit:
@@ -319,6 +364,7 @@ class SchemaFit:
         bins: Mapping[str, Sequence[float]] | None = None,
         depth: int = 1,
         attributes_as_inputs: bool = False,
+        continuous: Sequence[str] = (),
     ) -> None:
         labels = {c for t in tasks for c in t.columns}
         roles = [*labels, *sensitive, *(c for c in (weight, split_by) if c is not None)]
@@ -345,6 +391,7 @@ class SchemaFit:
         self._attributes = [
             AttributeFit(a, is_number(like[a].dtype), (bins or {}).get(a)) for a in sensitive
         ]
+        self._continuous = [NumericFit(c) for c in _numeric(like, continuous, sensitive)]
         self._tasks = [TaskFit(t) for t in tasks]
         self._depth, self._as_inputs = depth, attributes_as_inputs
         self._weight, self._split_by = weight, split_by
@@ -357,6 +404,8 @@ class SchemaFit:
             feature.add(frame[feature.name])
         for attribute in self._attributes:
             attribute.add(frame[attribute.name])
+        for number in self._continuous:
+            number.add(frame[number.name])
         for task in self._tasks:
             task.add(frame)
 
@@ -371,6 +420,7 @@ class SchemaFit:
             raise ValueError(f"Training needs at least two rows; there is {self._n or 'none'}.")
         groups = Groups(tuple(a.finish() for a in self._attributes), self._depth)
         features = [f.finish() for f in self._features]
+        numbers = [c.finish() for c in self._continuous]
         # A number of which the model sees more than its bands, age mostly, is a feature in its
         # own right; a category in both roles would be the attribute itself.
         names = {f.name for f in features}
@@ -388,4 +438,5 @@ class SchemaFit:
             self._as_inputs,
             self._weight,
             self._split_by,
+            tuple(ContinuousAttribute(c.name, c.mean, c.sd) for c in numbers),
         )

@@ -30,6 +30,8 @@ class TensorTable:
     attributes : Tensor (N, A) int64, -1 where missing.
     weights : Tensor (N,) or None.
     units : array (N,) or None; the household, patient or writer of every row.
+    values : Tensor (N, A) float32 or None; sensitive attributes as numbers, standardised by the
+        training rows, NaN where missing or where the attribute is not used as one.
     """
 
     features: Tensor
@@ -37,17 +39,19 @@ class TensorTable:
     attributes: Tensor
     weights: Tensor | None = None
     units: np.ndarray | None = None
+    values: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: Any) -> TensorTable:
         weights = None if self.weights is None else self.weights[rows]
+        values = None if self.values is None else self.values[rows]
         units = None
         if self.units is not None:
             units = self.units[rows if isinstance(rows, slice) else np.asarray(rows)]
         return TensorTable(
-            self.features[rows], self.labels[rows], self.attributes[rows], weights, units
+            self.features[rows], self.labels[rows], self.attributes[rows], weights, units, values
         )
 
     def join(self, other: TensorTable) -> TensorTable:
@@ -56,8 +60,9 @@ class TensorTable:
 
     @staticmethod
     def joined(tables: Sequence[TensorTable]) -> TensorTable:
-        """The rows of several tables; weights and units are kept only if all have them."""
+        """The rows of several tables; weights, units and values are kept only if all have them."""
         weights = [t.weights for t in tables if t.weights is not None]
+        values = [t.values for t in tables if t.values is not None]
         units, taken = [], 0
         for table in tables:
             if table.units is not None:
@@ -70,6 +75,7 @@ class TensorTable:
             torch.cat([t.attributes for t in tables]),
             torch.cat(weights) if len(weights) == len(tables) else None,
             np.concatenate(units) if len(units) == len(tables) else None,
+            torch.cat(values) if len(values) == len(tables) else None,
         )
 
     def batch(self, rows: Any) -> dict[str, Any]:
@@ -81,6 +87,8 @@ class TensorTable:
         }
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
+        if self.values is not None:
+            batch["values"] = self.values[rows]
         return batch
 
     def batches(self, rows: int = 8192) -> Iterator[dict[str, Any]]:

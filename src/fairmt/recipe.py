@@ -1,0 +1,85 @@
+"""What a method's name means to the learner: a step, perhaps with something before or after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairmt.methods import (
+    FairMT,
+    Method,
+    Plain,
+    PostProcessing,
+    PreTraining,
+    StepMethod,
+    method,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained.
+
+    Attributes
+    ----------
+    step : moves encoder and heads; plain training where the method is of another kind.
+    before : gives the encoder.
+    after : changes the outputs of the plain model.
+    """
+
+    step: StepMethod
+    before: PreTraining | None = None
+    after: PostProcessing | None = None
+
+    @property
+    def method(self) -> Method:
+        """The part that the recipe is called by."""
+        return self.after or (self.before if type(self.step) is Plain else None) or self.step
+
+
+def recipe(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    pretraining: str | Mapping[str, Any] | None = None,
+    constraint: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe of a method, with its options.
+
+    Parameters
+    ----------
+    pretraining : name of a method of that kind, or a mapping with its 'name' and its settings.
+    constraint : settings that FairMT and its variants take from the learner.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, kinds that do not fit, and estimators, which are models of their own.
+    """
+    kind, own = method(name), dict(options or {})
+    before = None if pretraining is None else pretraining_of(pretraining)
+    if issubclass(kind, PreTraining):
+        if before is not None:
+            raise ValueError(f"Give method='{name}' or pretraining={pretraining!r}, not both.")
+        return Recipe(Plain(), kind(**own))
+    if issubclass(kind, PostProcessing):
+        return Recipe(Plain(), before, kind(**own))
+    if issubclass(kind, StepMethod):
+        settings = dict(constraint or {}) if issubclass(kind, FairMT) else {}
+        return Recipe(kind(**settings | own), before)
+    raise ValueError(
+        f"Method '{name}' is a model of its own: use {kind.__module__}.{kind.__name__}, which has "
+        "fit and predict."
+    )
+
+
+def pretraining_of(spec: str | Mapping[str, Any]) -> PreTraining:
+    """The pre-training of that name, or of a mapping with its 'name' and its settings."""
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in settings:
+        raise ValueError(f"pretraining must be a name, or have one. Found {spec!r}.")
+    name = settings.pop("name")
+    kind = method(name)
+    if not issubclass(kind, PreTraining):
+        raise ValueError(f"Method '{name}' is of the kind {kind.kind}; it cannot pre-train.")
+    return kind(**settings)
