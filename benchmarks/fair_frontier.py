@@ -71,7 +71,7 @@ def run_seed(
     paths["collapse"] = collapse_candidates(evaluator, best, outputs)
     found = {}
     for m, own in paths.items():
-        path = Path(ledger, groups, [best, *own], rows)
+        path = Path(ledger, groups, [best, *own], rows, reference_optimism=reference.optimism)
         outputs = on_rows(path, model, test)
         found[m] = Frontier(path, outputs, test, REPLICATES, seed)
         if m == "fairmt":

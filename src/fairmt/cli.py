@@ -1,4 +1,4 @@
-"""The shell face: ``fairmt demo | train | choose | predict | audit | datasets | methods``."""
+"""The shell face: ``fairmt demo | train | choose | predict | audit | datasets | methods | …``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from fairmt.bench_cli import bench_app
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 datasets_app = typer.Typer(no_args_is_help=True, help="The catalog of real data sets.")
 app.add_typer(datasets_app, name="datasets")
+app.add_typer(bench_app, name="bench")
 out = Console()
 err = Console(stderr=True)
 
@@ -109,6 +112,13 @@ def train(
         str | None, typer.Option(help="Column of the unit (household, patient) kept together.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="See `fairmt methods`.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE: a further setting of the method.")
+    ] = None,
+    pretraining: Annotated[
+        str | None, typer.Option(help="Method of that kind that makes the encoder first.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="mlp or attention.")] = None,
     notion: Annotated[list[str] | None, typer.Option(help="NOTION, or TASK=NOTION.")] = None,
     tolerance: Tolerance = None,
     utility_budget: Budget = None,
@@ -116,6 +126,9 @@ def train(
     controller: Annotated[str | None, typer.Option(help="path or dual.")] = None,
     floors: Annotated[float | None, typer.Option(help="Do no harm, within this.")] = None,
     depth: Annotated[int | None, typer.Option(help="Intersections of so many attributes.")] = None,
+    continuous: Annotated[
+        list[str] | None, typer.Option(help="Sensitive attributes that are used as numbers.")
+    ] = None,
     attributes_as_inputs: Annotated[
         bool | None, typer.Option(help="The model may use the attributes; prediction needs them.")
     ] = None,
@@ -145,6 +158,9 @@ def train(
         "weight": weight,
         "split_by": split_by,
         "method": method,
+        "option": option,
+        "pretraining": pretraining,
+        "encoder": encoder,
         "notion": notion,
         "tolerance": tolerance,
         "utility_budget": utility_budget,
@@ -152,6 +168,7 @@ def train(
         "controller": controller,
         "floors": floors,
         "depth": depth,
+        "continuous": continuous,
         "attributes_as_inputs": attributes_as_inputs,
         "recalibration": recalibration,
         "epochs": epochs,

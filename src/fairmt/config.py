@@ -13,11 +13,11 @@ from fairmt.runs import digest
 if TYPE_CHECKING:
     import pandas as pd
 
-LISTS = ("task", "sensitive", "features", "drop", "bins", "notion")
+LISTS = ("task", "sensitive", "continuous", "option", "features", "drop", "bins", "notion")
 PASSED_ON = (
     "weight", "split_by", "method", "tolerance", "utility_budget", "strength", "controller",
     "floors", "depth", "attributes_as_inputs", "recalibration", "epochs", "path_epochs",
-    "batch_size", "learning_rate", "balance", "seed",
+    "batch_size", "learning_rate", "balance", "seed", "pretraining", "encoder",
 )  # fmt: skip
 CATALOG = "catalog:"
 GENERATED = "generated:"
@@ -85,6 +85,24 @@ def parse_bins(values: Any) -> dict[str, tuple[float, ...]]:
     return bins
 
 
+def parse_options(values: Any) -> dict[str, Any]:
+    """'KEY=VALUE' of a method, several times, the value as JSON or a word; or a mapping."""
+    import json
+
+    if isinstance(values, Mapping):
+        return dict(values)
+    options: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = str(text).partition("=")
+        if not equals:
+            raise ValueError(f"option '{text}': expected KEY=VALUE.")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
 def parse_notion(values: Any) -> Any:
     """'NOTION', 'NOTION,NOTION', or 'TASK=NOTION', several times."""
     if isinstance(values, Mapping):
@@ -113,6 +131,10 @@ def learner_settings(words: Mapping[str, Any]) -> dict[str, Any]:
         settings["tasks"] = [parse_task(t) for t in words["task"]]
     if words.get("sensitive"):
         settings["sensitive"] = names_of(words["sensitive"])
+    if words.get("continuous"):
+        settings["continuous"] = names_of(words["continuous"])
+    if words.get("option"):
+        settings["options"] = parse_options(words["option"])
     if words.get("features"):
         given = words["features"]
         settings["features"] = dict(given) if isinstance(given, Mapping) else names_of(given)

@@ -25,7 +25,7 @@ from fairmt.dual import Ramp
 from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
 from fairmt.methods import FairMT, PostProcessing, StepMethod, method
-from fairmt.models import MLP, LinearHeads, MultiTask
+from fairmt.models import LinearHeads, MultiTask, encoder_for
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import (
     Candidate,
@@ -79,6 +79,8 @@ class FairMTLearner(BaseEstimator):
     epochs, path_epochs : int, optional
         Warm-up without the constraint, at most, and the path after it (the plain reference is
         trained on for as long). Default: as many as make `STEPS` steps, from 6 to 40.
+    encoder : 'mlp' or 'attention' (features look at each other), for the columns of the table;
+        texts and pictures have encoders of their own, see `fairmt.models.encoder_for`.
     widths, dropout : shape of the encoder.
     batch_size, learning_rate, patience, precision, accelerator, devices
         See `fairmt.trainer.Trainer`; `patience` ends the warm-up early.
@@ -131,6 +133,7 @@ class FairMTLearner(BaseEstimator):
         strength: float | None = None,
         epochs: int | None = None,
         path_epochs: int | None = None,
+        encoder: str = "mlp",
         widths: Sequence[int] = (128, 64),
         dropout: float = 0.0,
         batch_size: int = 256,
@@ -167,6 +170,7 @@ class FairMTLearner(BaseEstimator):
         self.strength = strength
         self.epochs = epochs
         self.path_epochs = path_epochs
+        self.encoder = encoder
         self.widths = widths
         self.dropout = dropout
         self.batch_size = batch_size
@@ -255,7 +259,7 @@ class FairMTLearner(BaseEstimator):
             attributes_as_inputs=self.attributes_as_inputs,
             continuous=self.continuous,
         )
-        check_leakage(frames["train"], schema.tasks, schema.feature_names)
+        check_leakage(frames["train"], schema.tasks, schema.table_features)
         tables = {part: schema.encode(frame) for part, frame in frames.items()}
         self._fit(schema, tables)
         self.n_features_in_ = table.n_features
@@ -270,7 +274,7 @@ class FairMTLearner(BaseEstimator):
         from fairmt.streaming import open_stream
 
         stream = open_stream(self, table, given)
-        check_leakage(stream.sample, stream.schema.tasks, stream.schema.feature_names)
+        check_leakage(stream.sample, stream.schema.tasks, stream.schema.table_features)
         self._fit(stream.schema, stream.tables, stream.source)
         self.n_features_in_ = len(stream.schema.feature_names)
         self.feature_names_in_ = np.asarray(stream.schema.feature_names, dtype=object)
@@ -350,7 +354,7 @@ class FairMTLearner(BaseEstimator):
             found.method.check(layout, groups, continuous)
         self._check_settings(step)
         self.pretrained_: dict[str, Any] | None = None
-        encoder: torch.nn.Module = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
+        encoder = encoder_for(schema, self.encoder, self.widths, self.dropout)
         if found.before is not None:
             self.pretrained_ = {"name": found.before.name, **found.before.settings()}
             encoder = found.before.fit(
@@ -393,7 +397,7 @@ class FairMTLearner(BaseEstimator):
 
     def _network(self, schema: Any) -> MultiTask:
         """An untrained network of the shape that was trained."""
-        encoder: torch.nn.Module = MLP(schema.n_inputs, tuple(self.widths), self.dropout)
+        encoder = encoder_for(schema, self.encoder, self.widths, self.dropout)
         if self.pretrained_ is not None:
             encoder = pretraining_of(self.pretrained_).network(encoder)
         kind, model = method(self.method), _with_heads(encoder, Layout(schema.tasks))

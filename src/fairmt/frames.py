@@ -198,7 +198,7 @@ def _with_classes(task: Task, frame: pd.DataFrame) -> Task:
 
 def parse_tasks(learner: FairMTLearner) -> tuple[Task, ...] | None:
     """The learner's tasks, and a check of its lists of names."""
-    for name in ("tasks", "sensitive", "drop"):
+    for name in ("tasks", "sensitive", "drop", "continuous"):
         value = getattr(learner, name)
         if isinstance(value, str | Task):
             raise ValueError(f"{name} must be a list; write {name}=[{value!r}].")

@@ -248,6 +248,9 @@ class Path:
     rows : Tensor (G,), validation rows of every group.
     confidence : float
         Of the one-sided bound on Δm by which candidates are chosen.
+    reference_optimism : float, optional
+        For a reference that was chosen among more plain candidates than these: how much that
+        flatters it.
 
     Attributes
     ----------
@@ -260,12 +263,15 @@ class Path:
     candidates: list[Candidate]
     rows: Tensor
     confidence: float = 0.6
+    reference_optimism: float | None = None
     plain: int = field(init=False)
     optimism: float = field(init=False)
     points: list[Point] = field(init=False)
 
     def __post_init__(self) -> None:
         self.plain, self.optimism = self._best_plain()
+        if self.reference_optimism is not None:
+            self.optimism = self.reference_optimism
         reference = self.candidates[self.plain]
         for thick_rows in (THICK_ROWS, MIN_EVIDENCE):
             self.yardstick = Yardstick(

@@ -192,6 +192,7 @@ def open_stream(learner: FairMTLearner, table: ParquetTable, given: Mapping[str,
         bins=learner.bins,
         depth=learner.depth,
         attributes_as_inputs=learner.attributes_as_inputs,
+        continuous=learner.continuous,
     )
     roles = [*features, *learner.sensitive, *(c for t in tasks for c in t.columns)]
     roles += [c for c in (learner.weight, table.split_by) if c is not None]

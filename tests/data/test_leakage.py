@@ -169,13 +169,18 @@ def _severe(bundle: Bundle, features: list[str]) -> set[str]:
     return {f.column for f in find_leakage(bundle.frame, bundle.tasks, features) if f.severe}
 
 
+def _columns(bundle: Bundle) -> list[str]:
+    """Features of the table; texts and pictures are not looked through."""
+    return [f for f, kind in bundle.features.items() if kind in ("numeric", "categorical")]
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", datasets())
 def test_recommended_features_raise_no_alarm(real: Callable[..., Bundle], name: str) -> None:
     bundle = real(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_leakage(bundle.frame, bundle.tasks, list(bundle.features))
+        check_leakage(bundle.frame, bundle.tasks, _columns(bundle))
 
 
 @pytest.mark.data
@@ -186,7 +191,7 @@ def test_recommended_features_raise_no_error_in_small_samples(
     bundle = real(name)
     for seed in range(6):
         frame = bundle.frame.sample(min(1500, len(bundle.frame) // 2), random_state=seed)
-        found = find_leakage(frame, bundle.tasks, list(bundle.features))
+        found = find_leakage(frame, bundle.tasks, _columns(bundle))
         assert [str(f) for f in found if f.severe] == []
 
 

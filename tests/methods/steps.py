@@ -39,6 +39,21 @@ CASES: dict[str, Case] = {
     "fairmt": Case(4.0),
     "symmetric": Case(4.0),
     "group_dro": Case(4.0, {"rate": 0.1}),
+    "faircocco": Case(3.0),
+    "f_ferm": Case(4.0),
+    "gap": Case(4.0),
+    "mmd": Case(4.0),
+    "wasserstein": Case(4.0),
+    "correlation": Case(4.0),
+    "adversarial": Case(2.0),
+    "cuma": Case(1.0),
+    "minimax": Case(4.0, {"rows": 256}),
+    "l2t_fmt": Case(1.0),
+    "mta_f": Case(2.0),
+    "fairbranch": Case(5.0, {"branch_every": 40}),
+    "fairret": Case(1.0),
+    "cooper": Case(4.0),
+    "sensei": Case(4.0),
 }
 """A line for every step method with a strength."""
 

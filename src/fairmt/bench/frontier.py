@@ -95,15 +95,18 @@ class Frontier:
         self.places = {i: self._places(*self._measure(i)[:2]) for i in self.indices}
         self.places[path.plain] = self.plain
 
-    def volumes(self) -> np.ndarray:
-        """Hypervolume under every weighting, (1 + R,): the set is chosen on validation."""
+    def volumes(self, axes: Sequence[int] = (0, 1, 2)) -> np.ndarray:
+        """Hypervolume under every weighting, (1 + R,): the set is chosen on validation.
+
+        `axes` picks among utility, shortfall closed and gap closed.
+        """
         chosen = self._validation_set()
         return np.array(
             [
                 hypervolume(
                     np.array(
                         [_finite(self.places[i][r].volume_point(self.plain[r])) for i in chosen]
-                    )
+                    )[:, list(axes)]
                 )
                 for r in range(len(self.plain))
             ]

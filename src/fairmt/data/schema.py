@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from fairmt.data.table import (
     row_name,
     to_tensor,
 )
+from fairmt.data.wide import KINDS as WIDE
+from fairmt.data.wide import WideFeature, wide_from_dict, wide_to_dict
 from fairmt.groups import Groups
 from fairmt.tasks import Layout, Task
 
@@ -73,6 +76,7 @@ class Schema:
     weight: str | None = None
     split_by: str | None = None
     continuous: tuple[ContinuousAttribute, ...] = ()
+    wide: tuple[WideFeature, ...] = ()
 
     @staticmethod
     def infer(
@@ -97,9 +101,9 @@ class Schema:
             scale of regression targets.
         sensitive : columns; numeric ones with more than `BAND_FROM` values are cut at `bins`, or
             into quarters.
-        features : columns, or a mapping from column to 'numeric' or 'categorical'. Default: every
-            column that has no other role. Numbers are numeric, everything else, yes and no
-            included, is categorical.
+        features : columns, or a mapping from column to 'numeric', 'categorical', 'text', 'words'
+            or 'image' (see `fairmt.data.wide`). Default: every column that has no other role.
+            Numbers are numeric, everything else, yes and no included, is categorical.
         continuous : numeric sensitive attributes that methods shall use as numbers; to judge, they
             are cut into bands all the same.
 
@@ -130,7 +134,12 @@ class Schema:
     @property
     def feature_names(self) -> list[str]:
         """The table's columns that the model sees, without sensitive attributes as inputs."""
-        return [f.name for f in self.numeric] + [f.name for f in self.categorical]
+        return self.table_features + [w.name for w in self.wide]
+
+    @property
+    def table_features(self) -> list[str]:
+        """Those of them that are numbers and categories, and no texts or pictures."""
+        return [n.name for n in self.numeric] + [c.name for c in self.categorical]
 
     @property
     def input_names(self) -> list[str]:
@@ -144,11 +153,27 @@ class Schema:
         if self.attributes_as_inputs:
             for a in self.groups.attributes:
                 names += [f"{a.name}={v}" for v in a.categories]
+        for w in self.wide:
+            names += [f"{w.name}[{i}]" for i in range(math.prod(w.shape))]
         return names
 
     @property
     def n_inputs(self) -> int:
-        return len(self.input_names)
+        return self.n_table_inputs + sum(math.prod(w.shape) for w in self.wide)
+
+    @property
+    def n_table_inputs(self) -> int:
+        """Input columns before those of texts and pictures."""
+        return sum(self.spans)
+
+    @property
+    def spans(self) -> list[int]:
+        """Input columns of every feature of the table, in their order."""
+        found = [1 + n.flag for n in self.numeric]
+        found += [len(c.categories) + 1 + c.flag for c in self.categorical]
+        if self.attributes_as_inputs:
+            found += [len(a.categories) for a in self.groups.attributes]
+        return found
 
     def encode(
         self,
@@ -197,9 +222,9 @@ class Schema:
         units = None
         if self.split_by is not None and self.split_by in frame:
             units = unit_codes(frame[self.split_by])
-        values = self._values(frame) if self.continuous and attributes else None
+        numbers = self._values(frame) if self.continuous and attributes else None
         features = to_tensor(self._features(frame, codes))
-        return TensorTable(features, packed, codes, weights, units, values)
+        return TensorTable(features, packed, codes, weights, units, numbers)
 
     def _values(self, frame: pd.DataFrame) -> torch.Tensor:
         names = [a.name for a in self.groups.attributes]
@@ -236,6 +261,10 @@ class Schema:
                 known = codes[:, i].numpy() >= 0
                 x[np.flatnonzero(known), at + codes[known, i].numpy()] = 1.0
                 at += len(attribute.categories)
+        for w in self.wide:
+            width = math.prod(w.shape)
+            x[:, at : at + width] = w.encode(frame[w.name])
+            at += width
         return x
 
     # -- memory -----------------------------------------------------------------------------
@@ -250,6 +279,7 @@ class Schema:
             "weight": self.weight,
             "split_by": self.split_by,
             "continuous": [asdict(c) for c in self.continuous],
+            "wide": [wide_to_dict(w) for w in self.wide],
         }
 
     @staticmethod
@@ -267,6 +297,7 @@ class Schema:
             config["split_by"],
             # Absent from schemas that were saved before there were any.
             tuple(ContinuousAttribute(**c) for c in config.get("continuous", ())),
+            tuple(wide_from_dict(w) for w in config.get("wide", ())),
         )
 
 
@@ -381,13 +412,18 @@ class SchemaFit:
             raise ValueError("No feature is left after labels, attributes and dropped columns.")
         kinds = dict(features) if isinstance(features, Mapping) else {}
         self._features: list[NumericFit | CategoricalFit] = []
+        self._wide: list[WideFeature] = []
         for column in chosen:
             kind = kinds.get(column, "numeric" if is_number(like[column].dtype) else "categorical")
-            if kind not in ("numeric", "categorical"):
+            if kind in WIDE:
+                self._wide.append(WIDE[kind](column))
+            elif kind in ("numeric", "categorical"):
+                self._features.append((NumericFit if kind == "numeric" else CategoricalFit)(column))
+            else:
                 raise ValueError(
-                    f"Feature '{column}': kind must be 'numeric' or 'categorical'. Found {kind!r}."
+                    f"Feature '{column}': kind must be 'numeric', 'categorical', "
+                    f"{', '.join(map(repr, WIDE))}. Found {kind!r}."
                 )
-            self._features.append((NumericFit if kind == "numeric" else CategoricalFit)(column))
         self._attributes = [
             AttributeFit(a, is_number(like[a].dtype), (bins or {}).get(a)) for a in sensitive
         ]
@@ -439,4 +475,5 @@ class SchemaFit:
             self._weight,
             self._split_by,
             tuple(ContinuousAttribute(c.name, c.mean, c.sd) for c in numbers),
+            tuple(self._wide),
         )

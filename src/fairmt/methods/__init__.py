@@ -6,14 +6,39 @@ Four kinds: a *step* turns a batch into gradients, *pre-training* gives an encod
 
 from __future__ import annotations
 
+from fairmt.methods.adversarial import Adversarial
+from fairmt.methods.balanced import Balanced
+from fairmt.methods.barycentre import Barycentre
 from fairmt.methods.base import Batch, Method, StepMethod
+from fairmt.methods.cooper_constraint import Cooper
+from fairmt.methods.correlation import Correlation
+from fairmt.methods.cuma import CUMA
+from fairmt.methods.dualfair import DualFair
+from fairmt.methods.f_ferm import FFERM
+from fairmt.methods.fairbranch import FairBranch
+from fairmt.methods.faircocco import FairCOCCO
 from fairmt.methods.fairmt import FairMT
+from fairmt.methods.fairret_penalty import Fairret
+from fairmt.methods.gap_penalty import GapPenalty
+from fairmt.methods.gramian import Gramian
 from fairmt.methods.group_dro import GroupDRO
+from fairmt.methods.ifairnmtf import GraphClustering
+from fairmt.methods.mmd import MMD
+from fairmt.methods.mmm_fair import MultiMaxMistreatment
+from fairmt.methods.l2t_fmt import L2TFMT
+from fairmt.methods.minimax import Minimax
+from fairmt.methods.mta_f import MTAF
 from fairmt.methods.plain import Plain
+from fairmt.methods.pmrl import PMRL
+from fairmt.methods.pmrl_joint import PMRLJoint
 from fairmt.methods.postprocessing import PostProcessing
 from fairmt.methods.pretraining import PreTraining
+from fairmt.methods.scalarised import Scalarised
+from fairmt.methods.sensei import SenSeI
 from fairmt.methods.single import SingleTask
 from fairmt.methods.symmetric import Symmetric
+from fairmt.methods.thresholds import GroupThresholds
+from fairmt.methods.wasserstein import Wasserstein
 
 METHODS: dict[str, type[Method]] = {
     m.name: m
@@ -21,8 +46,32 @@ METHODS: dict[str, type[Method]] = {
         FairMT,
         Symmetric,
         Plain,
+        Balanced,
         SingleTask,
         GroupDRO,
+        FairBranch,
+        Gramian,
+        Scalarised,
+        Fairret,
+        Cooper,
+        GraphClustering,
+        MultiMaxMistreatment,
+        Barycentre,
+        GroupThresholds,
+        FairCOCCO,
+        FFERM,
+        GapPenalty,
+        MMD,
+        Wasserstein,
+        Correlation,
+        Adversarial,
+        CUMA,
+        Minimax,
+        L2TFMT,
+        MTAF,
+        SenSeI,
+        DualFair,
+        PMRL,
     )
 }
 
@@ -31,18 +80,43 @@ STEPS: dict[str, type[StepMethod]] = {
 }
 
 __all__ = [
+    "CUMA",
+    "FFERM",
+    "L2TFMT",
     "METHODS",
+    "MTAF",
+    "MMD",
+    "PMRL",
     "STEPS",
+    "Adversarial",
+    "Balanced",
+    "Barycentre",
     "Batch",
+    "Cooper",
+    "Correlation",
+    "DualFair",
+    "FairBranch",
+    "FairCOCCO",
     "FairMT",
+    "Fairret",
+    "GapPenalty",
+    "Gramian",
+    "GraphClustering",
     "GroupDRO",
+    "GroupThresholds",
     "Method",
+    "MultiMaxMistreatment",
+    "Minimax",
+    "PMRLJoint",
     "Plain",
     "PostProcessing",
     "PreTraining",
+    "Scalarised",
+    "SenSeI",
     "SingleTask",
     "StepMethod",
     "Symmetric",
+    "Wasserstein",
     "method",
     "step_method",
 ]

@@ -1,4 +1,4 @@
-"""Encoders for tables of numbers."""
+"""The usual encoder of rows of numbers."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ _MODULES = (
     "student",
     "communities",
     "german",
+    "faces",
+    "empathy",
 )
 
 __all__ = ["Bundle", "Card", "Source", "card", "datasets", "load", "locate"]

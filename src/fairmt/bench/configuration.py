@@ -1,0 +1,85 @@
+"""One run of the benchmark: data, variant, method, seed; and its name by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import fairmt
+
+PROTOCOL = 1
+"""Raised when a change of the protocol makes earlier results another quantity."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a run is made of.
+
+    Attributes
+    ----------
+    data : name in the catalog, or of a problem of `fairmt.bench.problems`.
+    variant : '' or 'missing:SHARE', 'missing_by_group:SHARE', 'shift', 'intersections'.
+    options : of the method, as pairs.
+    epochs, path_epochs : None for the learner's own.
+    """
+
+    data: str
+    method: str
+    seed: int = 0
+    variant: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+    epochs: int | None = None
+    path_epochs: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Name by content: the same run of the same version has the same."""
+        content = json.dumps(
+            {"protocol": PROTOCOL, "version": fairmt.__version__, **asdict(self)}, sort_keys=True
+        )
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def problem(self) -> str:
+        """Data and variant, as one name."""
+        return f"{self.data}/{self.variant}" if self.variant else self.data
+
+    @property
+    def contestant(self) -> str:
+        """The method with its options, as one name."""
+        return " ".join([self.method, *(f"{k}={v}" for k, v in self.options)])
+
+    @property
+    def reference(self) -> Configuration:
+        """The run of the plain reference that this one is measured against."""
+        return replace(self, method="reference", options=())
+
+    def command(self, seeds: int | None = None) -> str:
+        """What to type to make this row again, for one seed or for the first `seeds`."""
+        words = ["fairmt", "bench", "one", "--data", self.data, "--method", self.method]
+        if self.variant:
+            words += ["--variant", self.variant]
+        for key, value in self.options:
+            words += ["--option", f"{key}={json.dumps(value)}"]
+        for flag, value in (("--epochs", self.epochs), ("--path-epochs", self.path_epochs)):
+            if value is not None:
+                words += [flag, str(value)]
+        words += ["--seed", str(self.seed)] if seeds is None else ["--seeds", str(seeds)]
+        return shlex.join(words)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(config: Mapping[str, Any]) -> Configuration:
+        """Inverse of `to_dict`."""
+        options = tuple((str(k), _frozen(v)) for k, v in config["options"])
+        return Configuration(**{**config, "options": options})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

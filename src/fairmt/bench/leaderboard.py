@@ -1,0 +1,206 @@
+"""A suite's results as a page: figures with intervals, ranks, and the command of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fairmt.bench.configuration import Configuration
+from fairmt.bench.statistics import MARGIN, Interval, Ranks, interval, level_down_ratio, ranks
+from fairmt.bench.store import ResultStore
+from fairmt.bench.suites import Suite
+
+OURS = "fairmt"
+REFERENCES = ("reference", "collapse")
+"""Rows that are no contestants: the plain model, and the collapse control."""
+
+Rows = Mapping[int, Mapping[str, Any]]
+"""A contestant's results by seed."""
+
+
+class Leaderboard:
+    """The results of a suite that are there, problem by problem.
+
+    Attributes
+    ----------
+    results : problem -> contestant -> seed -> row.
+    """
+
+    def __init__(self, suite: Suite, store: ResultStore) -> None:
+        self.suite = suite
+        self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        for config in suite.runs:
+            if store.has(config):
+                by_method = self.results.setdefault(config.problem, {})
+                by_method.setdefault(config.contestant, {})[config.seed] = store.get(config)
+        self.missing = sum(not store.has(c) for c in suite.runs)
+
+    def ahead(self, problem: str, other: str) -> Interval | None:
+        """Hypervolume of FairMT less that of another, over the seeds that both have."""
+        return difference(self.results[problem].get(OURS, {}), self.results[problem][other])
+
+    def ranks(self) -> Ranks:
+        """Ranks by hypervolume of the contestants that stand everywhere."""
+        everywhere = set.intersection(*(set(r) for r in self.results.values())) - set(REFERENCES)
+        figures = {
+            name: {
+                (problem, seed): row["volume"][0]
+                for problem, by_method in self.results.items()
+                for seed, row in by_method[name].items()
+            }
+            for name in sorted(everywhere)
+        }
+        return ranks(figures)
+
+    def behind(self) -> list[str]:
+        """Where another method may be ahead of FairMT by more than the margin, in words."""
+        found = []
+        for problem, by_method in self.results.items():
+            for other in by_method:
+                ahead = None if other in (OURS, *REFERENCES) else self.ahead(problem, other)
+                if ahead is not None and ahead.low <= -MARGIN:
+                    found.append(f"{problem}: {other} ({ahead})")
+        return found
+
+    def markdown(self) -> str:
+        """The whole page."""
+        parts = [
+            f"# Suite {self.suite.name}",
+            f"{self.suite.what[0].upper()}{self.suite.what[1:]}.",
+        ]
+        parts.append(
+            f"`fairmt bench run {self.suite.name} --out DIR`, then "
+            f"`fairmt bench show {self.suite.name} --out DIR --page PAGE.md`. "
+            f"{self._made()} Hypervolume in (utility, shortfall closed, gap closed), each measured "
+            "on test rows and 0 for the plain model; the set of candidates is chosen on "
+            "validation. Intervals: 95 %, bootstrap over seeds and, within them, over the unit of "
+            "the split. The columns after it are of the candidate that `utility_budget=0.01` picks "
+            "on validation, against the plain model. "
+            "Level-down: what the best-served groups lose, over what they lose on the symmetric "
+            "path at the same gap. Satisfied: share of runs whose worst test gap is within .15, "
+            "when asked for that. Cost: one run on one core, evaluation of all candidates included."
+        )
+        if self.missing:
+            parts.append(f"{self.missing} of {len(self.suite.runs)} runs are still to be made.")
+        parts.append(self._verdict())
+        for problem in self.results:
+            parts.append(self._problem(problem))
+        return "\n\n".join(parts) + "\n"
+
+    def _made(self) -> str:
+        rows = [r for by in self.results.values() for runs in by.values() for r in runs.values()]
+        dates = sorted({r["made"] for r in rows})
+        versions = sorted(
+            {", ".join(f"{k} {v}" for k, v in sorted(r["versions"].items())) for r in rows}
+        )
+        hours = sum(r["seconds"] for r in rows) / 3600
+        return (
+            f"Made {dates[0]} to {dates[-1]} with {'; '.join(versions)}; {len(rows)} runs, "
+            f"{hours:.1f} core hours."
+        )
+
+    def _verdict(self) -> str:
+        found = self.ranks()
+        lines = []
+        if found.n:
+            order = ", ".join(f"{name} {rank:.2f}" for name, rank in found.mean.items())
+            lines.append(
+                f"Mean ranks by hypervolume over {found.n} problems × seeds: {order}; two differ "
+                f"if more than {found.critical_difference:.2f} apart (Nemenyi, 5 %)."
+            )
+        contested = [p for p, by in self.results.items() if OURS in by and len(by) > 1]
+        first = [p for p in contested if self._best(p) == OURS]
+        if contested:
+            lines.append(
+                f"FairMT has the highest mean hypervolume on {len(first)} of {len(contested)} "
+                f"problems{': ' + ', '.join(first) if first else ''}."
+            )
+            behind = self.behind()
+            lines.append(
+                "It may be behind by more than .02 on " + "; ".join(behind) + "."
+                if behind
+                else "It is behind nobody by more than .02 (95 %)."
+            )
+        return "\n".join(f"- {line}" for line in lines)
+
+    def _best(self, problem: str) -> str:
+        mean = {
+            name: np.mean([r["volume"][0] for r in rows.values()])
+            for name, rows in self.results[problem].items()
+            if name not in REFERENCES
+        }
+        return max(mean, key=lambda name: mean[name])
+
+    def _problem(self, problem: str) -> str:
+        by_method = self.results[problem]
+        plain = [r["plain"] for r in next(iter(by_method.values())).values()]
+        entries = [r["entries"] for r in next(iter(by_method.values())).values()]
+        lines = [
+            f"## {problem}",
+            "",
+            f"Plain model: mean gap {np.mean([p['gap'] for p in plain]):.3f}, largest "
+            f"{np.mean([p['largest_gap'] for p in plain]):.2f}, shortfall "
+            f"{np.mean([p['shortfall'] for p in plain]):.3f}, over {min(entries)} to "
+            f"{max(entries)} live, thick entries.",
+            "",
+            "| method | seeds | hypervolume | FairMT ahead by | Δm | gap | shortfall | "
+            "worst group | best group | level-down | satisfied | minutes | command |",
+            f"|{'---|' * 13}",
+        ]
+        order = sorted(
+            by_method, key=lambda m: -np.mean([r["volume"][0] for r in by_method[m].values()])
+        )
+        lines += [self._row(problem, name) for name in order]
+        return "\n".join(lines)
+
+    def _row(self, problem: str, name: str) -> str:
+        rows = self.results[problem][name]
+        at = [r["budget"]["0.01"] for r in rows.values()]
+        ahead = "–" if name == OURS else str(self.ahead(problem, name) or "–")
+        worst, best = (
+            interval(np.array([np.subtract(b[k], b["plain"][k]) for b in at]))
+            for k in ("worst", "best")
+        )
+        gap, shortfall = (
+            interval(np.array([np.divide(b[k], b["plain"][k]) - 1 for b in at]))
+            for k in ("gap", "shortfall")
+        )
+        delta = interval(np.array([b["delta_m"] for b in at]))
+        satisfied = np.mean([r["tolerance"]["0.15"]["satisfied"] for r in rows.values()])
+        config = Configuration.from_dict(next(iter(rows.values()))["config"])
+        cells = [
+            name,
+            len(rows),
+            str(interval(np.array([r["volume"] for r in rows.values()]))).replace("+", ""),
+            ahead,
+            delta.percent,
+            gap.percent,
+            shortfall.percent,
+            worst,
+            best,
+            self._level_down(problem, name),
+            f"{satisfied:.0%}",
+            f"{np.mean([r['seconds'] for r in rows.values()]) / 60:.1f}",
+            f"`{config.command(len(rows))}`",
+        ]
+        return f"| {' | '.join(map(str, cells))} |"
+
+    def _level_down(self, problem: str, name: str) -> str:
+        symmetric = self.results[problem].get("symmetric", {})
+        found = [
+            level_down_ratio(row["places"], symmetric[seed]["places"])
+            for seed, row in self.results[problem][name].items()
+            if seed in symmetric
+        ]
+        known = [f for f in found if np.isfinite(f)]
+        return f"{np.mean(known):.2f}" if known else "–"
+
+
+def difference(own: Rows, other: Rows) -> Interval | None:
+    """Paired difference of hypervolumes over the seeds that both have; None without any."""
+    seeds: Sequence[int] = sorted(set(own) & set(other))
+    if not seeds:
+        return None
+    return interval(np.array([np.subtract(own[s]["volume"], other[s]["volume"]) for s in seeds]))

@@ -1,0 +1,126 @@
+"""Pictures of a suite: frontiers, and the diagram of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairmt.bench.leaderboard import OURS, Leaderboard
+from fairmt.bench.statistics import Ranks
+
+# Okabe and Ito's colours, told apart by people who see fewer; markers tell lines apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
+    """Utility against gap and against shortfall, a line per contestant, mean over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+    names = [n for n in board.results[problem] if n not in ("reference", "plain")]
+    names.sort(key=lambda n: n != OURS)
+    for i, name in enumerate(names):
+        rows = list(board.results[problem][name].values())
+        for axis, figure_name in zip(axes, ("gap", "shortfall"), strict=True):
+            x, y = _line(rows, figure_name)
+            axis.plot(
+                x,
+                y,
+                label=_words(name),
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                linewidth=2.4 if name == OURS else 1.3,
+                zorder=3 if name == OURS else 2,
+            )
+    for axis, words in zip(
+        axes, ("gap between groups", "shortfall of the worst group"), strict=True
+    ):
+        axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+        axis.axvline(0, color="#bbbbbb", linewidth=0.8)
+        axis.set_xlabel(f"Change of the {words} (left is better)")
+        axis.set_xlim(-0.85, 0.15)
+        axis.set_ylim(-0.105, 0.025)
+        axis.xaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
+        axis.yaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("Change of utility (higher is better)")
+    axes[1].legend(fontsize=8, frameon=False)
+    seeds = max(len(r) for r in board.results[problem].values())
+    figure.suptitle(f"{problem}: test rows, against the plain model, mean of {seeds} seeds")
+    figure.tight_layout()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def critical_difference(found: Ranks, path: str | Path) -> None:
+    """Mean ranks on a line; bars join those that do not differ."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(found.mean)
+    values = np.array([found.mean[n] for n in names])
+    figure, axis = plt.subplots(figsize=(9, 1.1 + 0.32 * len(names)))
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        axis.plot([value, value], [0, -1 - i], color="#999999", linewidth=0.8)
+        axis.plot(value, 0, "o", color=COLOURS[0] if name == OURS else "#444444")
+        axis.annotate(
+            f"{_words(name)} ({value:.2f})",
+            (value, -1 - i),
+            xytext=(5, -3),
+            textcoords="offset points",
+            fontsize=9,
+            fontweight="bold" if name == OURS else "normal",
+        )
+    for level, (low, high) in enumerate(cliques(values, found.critical_difference)):
+        y = 0.5 + 0.35 * level
+        axis.plot([low - 0.03, high + 0.03], [y, y], color=COLOURS[1], linewidth=3)
+    axis.set_xlim(0.7, len(names) + 1.2)
+    axis.xaxis.set_ticks_position("top")
+    axis.xaxis.set_label_position("top")
+    axis.set_xlabel(
+        f"Mean rank by hypervolume over {found.n} problems × seeds (left is better); bars join "
+        f"what does not differ at 5 % (critical difference {found.critical_difference:.2f})",
+        fontsize=9,
+    )
+    axis.yaxis.set_visible(False)
+    axis.spines[["left", "right", "bottom"]].set_visible(False)
+    figure.tight_layout()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def cliques(values: np.ndarray, difference: float) -> list[tuple[float, float]]:
+    """Spans of sorted ranks that lie within the critical difference, none inside another."""
+    spans: list[tuple[float, float]] = []
+    for i, low in enumerate(values):
+        inside = values[i:][values[i:] - low <= difference]
+        if len(inside) > 1 and not any(s[1] >= inside[-1] for s in spans):
+            spans.append((float(low), float(inside[-1])))
+    return spans
+
+
+def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds by the place in the path, from the plain model on."""
+    n = min(len(r["places"]) for r in rows)
+    # Paths of one method are equally long; post-processing and boosting may differ by a round.
+    x = np.mean([[p[figure] / r["plain"][figure] - 1 for p in r["places"][:n]] for r in rows], 0)
+    y = np.mean([[p["delta_m"] for p in r["places"][:n]] for r in rows], 0)
+    return np.concatenate([[0.0], x]), np.concatenate([[0.0], y])
+
+
+def _words(name: str) -> str:
+    return {OURS: "FairMT", "collapse": "collapse control", "single": "single-task models"}.get(
+        name, name.replace("_", " ")
+    )

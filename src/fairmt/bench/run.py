@@ -1,0 +1,182 @@
+"""One run of the benchmark, from configuration to figures."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+
+import fairmt
+from fairmt.bench.ceiling import ceiling
+from fairmt.bench.collapse import collapse_candidates
+from fairmt.bench.configuration import Configuration
+from fairmt.bench.contest import Hand, contest, reference, test_rows
+from fairmt.bench.frontier import Frontier, Place
+from fairmt.bench.problems import Problem, problem
+from fairmt.data import TensorTable
+from fairmt.disparity import Yardstick
+from fairmt.path import Candidate, Path, PathEvaluator, gap_errors, judge
+from fairmt.store import load_state, save_state
+
+REPLICATES = 50
+BUDGETS = (0.01,)
+TOLERANCES = (0.15,)
+FIGURES = (
+    "delta_m", "gap", "largest_gap", "shortfall", "worst", "best", "level_down", "residual_range",
+)  # fmt: skip
+
+
+def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
+    """Train, judge, and return a row that `fairmt.bench.store` can keep.
+
+    Parameters
+    ----------
+    cache : folder for the plain references, which many runs share.
+    """
+    torch.set_num_threads(1)
+    found = problem(config.data, config.variant, config.seed)
+    base = _Reference.of(found, config, cache)
+    if config.method == "ceiling":
+        return _header(config) | {"ceiling": ceiling(found, config, base.candidate, base.outputs)}
+    if config.method in ("reference", "collapse"):
+        hand = _control(found, config, base)
+    else:
+        hand = contest(found, config)
+    learner, table = hand.learner, test_rows(hand.learner, found)
+    groups, rows = learner.schema_.groups, base.rows
+    path = Path(
+        learner.ledger_,
+        groups,
+        [base.candidate, *hand.candidates],
+        rows,
+        reference_optimism=base.optimism,
+    )
+    outputs = [base.outputs, *hand.outputs]
+    frontier = Frontier(path, outputs, table, REPLICATES, config.seed)
+    return _header(config) | {
+        "seconds": round(hand.seconds, 1),
+        "rows": {part: len(r) for part, r in found.parts.items()},
+        "tasks": [t.name for t in learner.schema_.tasks],
+        "entries": int(frontier.counted.sum()),
+        "plain": _figures(frontier.plain[0]),
+        "volume": _rounded(frontier.volumes()),
+        "volume_shortfall": _rounded(frontier.volumes((0, 1))),
+        "volume_gap": _rounded(frontier.volumes((0, 2))),
+        "places": [
+            {"strength": path.candidates[i].strength, **_figures(frontier.places[i][0])}
+            for i in frontier.indices
+        ],
+        "budget": {str(b): _chosen(frontier, utility_budget=b) for b in BUDGETS},
+        "tolerance": {str(t): _satisfied(path, outputs, table, t) for t in TOLERANCES},
+    }
+
+
+def _header(config: Configuration) -> dict[str, Any]:
+    """What was run, when and with what."""
+    return {
+        "id": config.id,
+        "config": config.to_dict(),
+        "made": datetime.date.today().isoformat(),
+        "versions": {
+            "fairmt": fairmt.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+class _Reference:
+    """The plain candidate of a problem and seed, with its outputs on the test rows."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self.candidate = Candidate.from_state(state["candidate"])
+        self.outputs, self.rows = state["outputs"], state["rows"]
+        self.optimism = float(state["optimism"])
+
+    @staticmethod
+    def of(found: Problem, config: Configuration, cache: FilePath) -> _Reference:
+        folder = cache / config.reference.id
+        try:
+            return _Reference(load_state(folder))
+        except FileNotFoundError:
+            hand, optimism = reference(found, config.reference)
+        state = {
+            "candidate": hand.candidates[0].state_dict(),
+            "outputs": hand.outputs[0],
+            "rows": hand.learner.path_.rows,
+            "optimism": optimism,
+            "seconds": hand.seconds,
+        }
+        save_state(folder, state)
+        return _Reference(state)
+
+
+def _control(found: Problem, config: Configuration, base: _Reference) -> Hand:
+    """The reference itself, or the collapse control that shifts its decisions."""
+    from dataclasses import replace
+
+    hand = contest(found, replace(config, method="plain"))
+    if config.method == "reference":
+        candidate = replace(base.candidate, segment="path")
+        return replace(hand, candidates=[candidate], outputs=[base.outputs])
+    learner = hand.learner
+    validation = learner.schema_.encode(found.bundle.frame.iloc[found.parts["validation"]]).join(
+        learner.schema_.encode(found.bundle.frame.iloc[found.parts["calibration"]])
+    )
+    evaluator = PathEvaluator(learner.ledger_, learner.schema_.groups, validation, config.seed)
+    plain = learner.path_.candidates[learner.path_.plain]
+    on_validation, _ = learner.outputs_of(learner.path_.plain, validation)
+    shifted = collapse_candidates(evaluator, plain, on_validation)
+    return replace(
+        hand,
+        candidates=[replace(c, weights={}) for c in shifted],
+        outputs=[hand.outputs[0]] * len(shifted),
+    )
+
+
+def _chosen(frontier: Frontier, **wish: float) -> dict[str, Any]:
+    """Figures on test rows of the candidate that a wish picks, under every weighting of them."""
+    index, places = frontier.chosen(**wish)
+    return {
+        "index": index,
+        "change": [round(c, 5) for c in places[0].change],
+        **{name: _rounded([getattr(p, name) for p in places]) for name in FIGURES},
+        "plain": {
+            name: _rounded([getattr(p, name) for p in frontier.plain])
+            for name in ("gap", "shortfall", "worst", "best", "residual_range")
+        },
+    }
+
+
+def _satisfied(
+    path: Path, outputs: list[torch.Tensor], table: TensorTable, tolerance: float
+) -> dict[str, Any]:
+    """Whether the worst gap on test rows is within a tolerance, as far as sampling can tell."""
+    choice = path.choose(tolerance=tolerance)
+    plain, index = path.plain, choice.point.index
+    rows = path.groups.membership(table.attributes)[:, 1:].sum(0)
+    moments = [
+        judge(path.ledger, path.groups, outputs[i], table, path.candidates[i].offsets)
+        for i in (plain, index)
+    ]
+    yardstick = Yardstick(path.ledger, path.groups, moments[0], rows)
+    gaps = yardstick.gaps(path.ledger.rates(moments[1].sums))[yardstick.counted]
+    errors = gap_errors(path.ledger, path.groups, moments[1])[yardstick.counted]
+    z = NormalDist().inv_cdf(1 - 0.05 / max(1, len(gaps)))
+    lower = float((gaps - z * errors).max()) if len(gaps) else float("nan")
+    return {"reached": choice.reached, "lower": round(lower, 4), "satisfied": lower <= tolerance}
+
+
+def _figures(place: Place) -> dict[str, Any]:
+    found = {name: round(float(getattr(place, name)), 5) for name in FIGURES}
+    return found | {"change": [round(c, 5) for c in place.change]}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(v), 5) for v in np.asarray(values, dtype=float)]

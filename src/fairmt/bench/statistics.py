@@ -1,0 +1,106 @@
+"""Figures over seeds: paired intervals, ranks and the critical difference, level-down ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Places = Sequence[Mapping[str, float]]
+DRAWS = 4000
+MARGIN = 0.02
+"""A method is not behind another if the lower bound of the difference exceeds minus this."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its 95 % bounds."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    @property
+    def percent(self) -> str:
+        return f"{self.mean:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Mean over seeds, and bounds by drawing seeds and, in each, rows.
+
+    Parameters
+    ----------
+    values : array (S, 1 + R), per seed the figure on the test rows as they are, and under R
+        bootstrap weightings of them (by household, patient). Differences are paired by giving the
+        differences.
+    """
+    rng = np.random.default_rng(0)
+    values = np.asarray(values, dtype=float)
+    seeds, weightings = values.shape
+    # Replicates centred on their own mean: weighting rows shifts the level of a volume.
+    centred = values[:, 1:] - values[:, 1:].mean(1, keepdims=True) + values[:, :1]
+    drawn = rng.integers(seeds, size=(DRAWS, seeds))
+    weighting = rng.integers(weightings - 1, size=(DRAWS, seeds))
+    means = centred[drawn, weighting].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values[:, 0].mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of contestants over problems and seeds (1 is best).
+
+    Attributes
+    ----------
+    critical_difference : of two mean ranks at 5 % (Nemenyi; Demšar 2006, section 3.2.2).
+    n : problems times seeds on which all of them stand.
+    """
+
+    mean: Mapping[str, float]
+    critical_difference: float
+    n: int
+
+
+def ranks(figures: Mapping[str, Mapping[Any, float]]) -> Ranks:
+    """Ranks by a figure of which more is better, contestant -> (problem, seed) -> value."""
+    from scipy.stats import rankdata, studentized_range
+
+    names = list(figures)
+    shared = sorted(set.intersection(*(set(f) for f in figures.values()))) if names else []
+    if len(names) < 2 or not shared:
+        return Ranks({}, math.nan, 0)
+    values = np.array([[figures[name][key] for name in names] for key in shared])
+    mean = rankdata(-values, axis=1).mean(0)
+    k, n = len(names), len(shared)
+    q = studentized_range.ppf(0.95, k, np.inf) / math.sqrt(2)
+    difference = q * math.sqrt(k * (k + 1) / (6 * n))
+    order = np.argsort(mean)
+    return Ranks({names[i]: float(mean[i]) for i in order}, float(difference), n)
+
+
+def level_down_ratio(
+    own: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]
+) -> float:
+    """How much the best-served groups lose on one path for every loss on another, at equal gaps.
+
+    Paths are sequences of places with 'gap' and 'level_down'; the ratio is of the mean indices
+    over the gaps that both paths reach. NaN where they share none.
+    """
+    low = max(min(p["gap"] for p in path) for path in (own, other))
+    high = min(max(p["gap"] for p in path) for path in (own, other))
+    if not high > low:
+        return math.nan
+    gaps = np.linspace(low, high, 20)
+    mine, theirs = (_along(path, gaps).mean() for path in (own, other))
+    return float(mine / theirs) if theirs > 0 else math.nan
+
+
+def _along(path: Places, gaps: np.ndarray) -> np.ndarray:
+    ordered = sorted(path, key=lambda p: p["gap"])
+    return np.interp(gaps, [p["gap"] for p in ordered], [p["level_down"] for p in ordered])

@@ -1,0 +1,128 @@
+"""Suites: which contestants meet on which problems, under how many seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from fairmt.bench.configuration import Configuration
+
+CORE_DATA = ("acs", "diabetes130", "nhanes", "lawschool")
+CORE = (
+    "reference", "collapse", "plain", "single", "symmetric", "fairmt", "group_dro", "fairbranch",
+    "f_ferm", "faircocco", "adversarial",
+)  # fmt: skip
+FULL = (
+    *CORE, "minimax", "gap", "mmd", "wasserstein", "correlation", "cuma", "sensei",
+    "l2t_fmt", "mta_f", "gramian", "scalarised", "dualfair", "barycentre", "group_thresholds",
+)  # fmt: skip
+VARIANTS = (
+    "missing:0.5", "missing:0.9", "missing_by_group:0.5", "intersections",
+)  # fmt: skip
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "no direction": {"directionality": 0.0},
+    "all direction": {"directionality": 1.0},
+    "no tolerance": {"tolerance": 0.0},
+    "mean instead of worst case": {"sharpness": 0.0},
+    "sharper worst case": {"sharpness": 16.0},
+    "no memory": {"max_decay": 0.0},
+    "no proxy": {"proxy": None},
+}
+"""Pieces of FairMT switched off, by the options that do it."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs that are compared with each other.
+
+    Attributes
+    ----------
+    cost : what it takes, in words.
+    """
+
+    name: str
+    what: str
+    cost: str
+    runs: tuple[Configuration, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(c.problem for c in self.runs))
+
+
+def _runs(
+    data: Iterable[str],
+    methods: Iterable[str],
+    seeds: int,
+    variants: Iterable[str] = ("",),
+    **settings: Any,
+) -> tuple[Configuration, ...]:
+    # Seed by seed, so that a suite that is cut short compares all methods on fewer seeds.
+    return tuple(
+        Configuration(d, m, seed, v, **settings)
+        for seed, v, d, m in product(range(seeds), variants, data, methods)
+    )
+
+
+def _ablations(data: Iterable[str], seeds: int) -> tuple[Configuration, ...]:
+    whole = _runs(data, ("fairmt",), seeds)
+    parts = tuple(
+        Configuration(d, "fairmt", seed, "", tuple(options.items()))
+        for seed, d, options in product(range(seeds), data, ABLATIONS.values())
+    )
+    return whole + parts
+
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "smoke",
+            "made-up people and few epochs, to see that everything runs",
+            "about 5 minutes on two cores",
+            _runs(
+                ("made_up",), (*CORE, "barycentre", "group_thresholds"), 1, epochs=6, path_epochs=8
+            ),
+        ),
+        Suite(
+            "core",
+            "the main contestants on four tables with tasks of several kinds, 5 seeds",
+            "see the page that it makes",
+            _runs(CORE_DATA, CORE, 5),
+        ),
+        Suite(
+            "ablations",
+            "FairMT with one piece off at a time",
+            "see the page that it makes",
+            _ablations(("acs", "diabetes130"), 5),
+        ),
+        Suite(
+            "variants",
+            "labels removed, at random and by group; other states; intersections",
+            "see the page that it makes",
+            _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
+        ),
+        Suite(
+            "full",
+            "every method that fits, five binary tasks of the census among the problems",
+            "days on two cores; it may be cut short and gone on with",
+            _runs((*CORE_DATA, "acs_binary"), FULL, 5)
+            + _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
+        ),
+    )
+}
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in SUITES:
+        raise ValueError(f"Unknown suite '{name}'; expected one of {sorted(SUITES)}.")
+    return SUITES[name]

@@ -1,0 +1,246 @@
+"""The benchmark: what is drawn from seeds, what is kept, and what no contestant may see."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairmt.bench.configuration import Configuration
+from fairmt.bench.contest import Hand, contest
+from fairmt.bench.leaderboard import Leaderboard
+from fairmt.bench.pictures import cliques
+from fairmt.bench.problems import Problem, problem
+from fairmt.bench.queue import run_all
+from fairmt.bench.run import execute
+from fairmt.bench.statistics import interval, level_down_ratio, ranks
+from fairmt.bench.store import ResultStore
+from fairmt.bench.suites import SUITES, Suite
+from fairmt.methods import METHODS
+
+QUICK = Configuration("made_up", "fairmt", epochs=1, path_epochs=1)
+RUNS = tuple(replace(QUICK, method=m) for m in ("fairmt", "symmetric", "plain", "barycentre"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    found = ResultStore(tmp_path_factory.mktemp("bench"))
+    assert run_all(RUNS, found) == []
+    return found
+
+
+# -- statistics --------------------------------------------------------------------------------
+
+
+def test_an_interval_over_equal_seeds_is_that_of_the_rows() -> None:
+    rows = np.random.default_rng(0).normal(0.3, 0.1, 400)
+    found = interval(np.concatenate([[0.25], rows])[None].repeat(3, 0))
+    assert found.mean == pytest.approx(0.25)
+    # Three seeds are drawn, each with a weighting of its own.
+    half = 1.96 * rows.std() / math.sqrt(3)
+    assert found.high - found.mean == pytest.approx(half, rel=0.1)
+    assert found.mean - found.low == pytest.approx(half, rel=0.1)
+
+
+def test_ranks_by_hand() -> None:
+    figures = {
+        "a": {("p", 0): 0.9, ("p", 1): 0.8},
+        "b": {("p", 0): 0.5, ("p", 1): 0.9},
+        "c": {("p", 0): 0.5, ("p", 1): 0.1, ("p", 2): 1.0},
+    }
+    found = ranks(figures)
+    assert found.mean == {"a": 1.5, "b": 1.75, "c": 2.75}
+    assert found.n == 2
+    # q(.05, 3 treatments) = 2.343 in Demšar's table 5.
+    assert found.critical_difference == pytest.approx(2.343 * math.sqrt(3 * 4 / 12), abs=2e-3)
+
+
+def test_cliques_join_what_does_not_differ_and_hide_none_inside_another() -> None:
+    assert cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(1.0, 1.5), (1.5, 2.2)]
+    assert cliques(np.array([1.0, 1.2, 1.3]), 1.0) == [(1.0, 1.3)]
+
+
+def test_level_down_is_compared_at_equal_gaps() -> None:
+    steep = [{"gap": g, "level_down": 0.2 * (1 - g)} for g in (1.0, 0.5, 0.2)]
+    flat = [{"gap": g, "level_down": 0.1 * (1 - g)} for g in (1.0, 0.7)]
+    assert level_down_ratio(flat, steep) == pytest.approx(0.5)
+    assert math.isnan(level_down_ratio(flat, [{"gap": 0.1, "level_down": 0.3}] * 2))
+
+
+# -- configurations and problems ---------------------------------------------------------------
+
+
+def test_a_name_follows_content_and_survives_json() -> None:
+    config = replace(QUICK, options=(("proxy", None), ("sharpness", 2.0)))
+    again = Configuration.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.id == config.id
+    for other in (replace(config, seed=1), replace(config, variant="shift"), QUICK):
+        assert other.id != config.id
+
+
+def test_suites_name_methods_that_exist() -> None:
+    for suite in SUITES.values():
+        for config in suite.runs:
+            assert config.method in METHODS or config.method in ("reference", "collapse")
+        assert len({c.id for c in suite.runs}) == len(suite.runs)
+
+
+@pytest.mark.parametrize("variant", ["missing:0.5", "missing_by_group:0.5"])
+def test_labels_are_removed_from_all_parts_but_the_test(variant: str) -> None:
+    whole, thinned = problem("made_up"), problem("made_up", variant)
+
+    def seen(p: Problem, part: str) -> float:
+        rows = p.bundle.frame.iloc[p.parts[part]]
+        return float(
+            np.mean([rows[list(t.columns)].notna().to_numpy().mean() for t in p.bundle.tasks])
+        )
+
+    assert seen(thinned, "test") == seen(whole, "test")
+    for part in ("train", "calibration", "validation"):
+        assert seen(thinned, part) == pytest.approx(0.5 * seen(whole, part), abs=0.03)
+    if variant.startswith("missing_by_group"):
+        train = thinned.bundle.frame.iloc[thinned.parts["train"]]
+        by_group = train.groupby("sex")["income"].apply(lambda x: x.notna().mean())
+        assert by_group.max() > 1.5 * by_group.min()
+
+
+def test_unknown_variants_are_named() -> None:
+    with pytest.raises(ValueError, match="Unknown variant 'noise'"):
+        problem("made_up", "noise")
+    with pytest.raises(ValueError, match="'shift' is defined for 'acs' alone"):
+        problem("made_up", "shift")
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+def test_no_contestant_sees_a_test_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other labels on the test rows a contestant hands in the very same."""
+    found = problem("made_up")
+    frame = found.bundle.frame.copy()
+    rows = found.parts["test"]
+    for column in ("job", "housing", "health", "transport", "income"):
+        shuffled = frame[column].to_numpy(copy=True)
+        shuffled[rows] = shuffled[rows[::-1]]
+        frame[column] = shuffled
+    other = replace(found, bundle=replace(found.bundle, frame=frame))
+
+    def hand(p: Problem) -> Hand:
+        return contest(p, QUICK)
+
+    for a, b in zip(hand(found).outputs, hand(other).outputs, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_run_is_measured_against_the_plain_reference(store: ResultStore) -> None:
+    row = store.get(RUNS[0])
+    assert row["id"] == RUNS[0].id
+    assert len(row["volume"]) == len(row["budget"]["0.01"]["gap"]) == 51
+    assert {p["strength"] for p in row["places"]} != {0.0}
+    plain = store.get(RUNS[2])
+    # All are measured against one reference, and plain training closes nothing.
+    assert plain["plain"] == row["plain"]
+    assert plain["volume"][0] < 0.02
+
+
+def test_runs_are_made_once(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairmt.bench.run.execute", lambda *_: pytest.fail("made again"))
+    calls: list[tuple[int, int]] = []
+    assert run_all(RUNS, store, show=lambda *x: calls.append(x)) == []
+    assert calls == [(4, 4)]
+
+
+def test_a_failure_is_told_and_ends_no_suite(tmp_path: Path) -> None:
+    bad = replace(QUICK, options=(("sharpness", -1.0),))
+    good = replace(QUICK, method="plain")
+    failed = run_all([bad, good], ResultStore(tmp_path))
+    assert len(failed) == 1
+    assert failed[0].startswith("fairmt sharpness=-1.0 on made_up, seed 0: ValueError: ")
+    assert ResultStore(tmp_path).has(good)
+
+
+@pytest.mark.slow
+def test_workers_share_the_list_and_a_lost_run_is_made_by_another(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    store = ResultStore(tmp_path)
+    runs = [replace(QUICK, method=m) for m in ("plain", "symmetric")]
+    assert run_all(runs, store, workers=2) == []
+    assert all(map(store.has, runs))
+    # A result that was lost is put on the list again.
+    store.path(runs[1]).unlink()
+    assert run_all(runs, store, workers=2) == []
+    assert store.has(runs[1])
+
+
+def test_the_same_run_gives_the_same_row(store: ResultStore, tmp_path: Path) -> None:
+    again = execute(RUNS[0], tmp_path)
+    first = store.get(RUNS[0])
+    for key in ("volume", "places", "budget", "tolerance"):
+        assert json.loads(json.dumps(again[key])) == first[key]
+
+
+def test_results_are_a_table(store: ResultStore) -> None:
+    pytest.importorskip("duckdb")
+    table = store.table()
+    found = table.query("t", "select method, hypervolume from t order by method").fetchall()
+    assert [name for name, _ in found] == ["barycentre", "fairmt", "plain", "symmetric"]
+    expected = store.get(RUNS[1])["volume"][0]
+    assert dict(found)["symmetric"] == pytest.approx(expected)
+
+
+# -- pages -------------------------------------------------------------------------------------
+
+
+def board(store: ResultStore) -> Leaderboard:
+    return Leaderboard(Suite("quick", "to see", "seconds", RUNS), store)
+
+
+def test_every_row_of_the_page_has_its_command(store: ResultStore) -> None:
+    page = board(store).markdown()
+    for config in RUNS:
+        assert f"`{config.command(1)}`" in page
+    ahead = board(store).ahead("made_up", "plain")
+    assert ahead is not None
+    volumes = [store.get(c)["volume"][0] for c in (RUNS[0], RUNS[2])]
+    assert ahead.mean == pytest.approx(volumes[0] - volumes[1])
+
+
+def test_being_behind_is_said(store: ResultStore) -> None:
+    found = board(store)
+    rows: Any = found.results["made_up"]
+    better = {**rows["fairmt"][0], "volume": [v + 0.5 for v in rows["fairmt"][0]["volume"]]}
+    rows["symmetric"] = {0: better}
+    assert "It may be behind by more than .02 on made_up: symmetric" in found.markdown()
+    assert "highest mean hypervolume on 0 of 1" in found.markdown()
+
+
+def test_the_shell_runs_shows_and_compares(store: ResultStore, tmp_path: Path) -> None:
+    folder = str(store.folder)
+    flags = ["--data", "made_up", "--epochs", "1", "--path-epochs", "1", "--out", folder]
+    words = [sys.executable, "-m", "fairmt.cli", "bench"]
+    made = subprocess.run(
+        [*words, "one", "--method", "plain", *flags], capture_output=True, text=True, check=True
+    )
+    assert "hypervolume" in made.stdout
+    lost = subprocess.run([*words, "show", "core", "--out", folder], capture_output=True, text=True)
+    assert lost.returncode != 0
+    assert "No result of 'core'" in lost.stderr.replace("\n", " ")
+
+
+def test_pictures_are_drawn(store: ResultStore, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from fairmt.bench.pictures import critical_difference, frontiers
+
+    frontiers(board(store), "made_up", tmp_path / "a.png")
+    critical_difference(board(store).ranks(), tmp_path / "b.png")
+    assert all(p.stat().st_size > 5000 for p in itertools.chain(tmp_path.glob("*.png")))
