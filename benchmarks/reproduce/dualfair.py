@@ -144,7 +144,22 @@ def main() -> None:
     )
 
 
-VERDICT = ""
+VERDICT = """\
+**Verdict.** *Group fairness*: holds where there is a gap to close, at a price. On Adult the soft
+gap falls from .175 to .085 for 4 points of AUC, and to .046 for 8 points with 8 features; the
+authors' code went on to .024 for 12 points. The narrow representation alone is not it: without the
+two terms 8 features leave .105. On COMPAS the gaps narrow by a fifth to a third for 1 to 2 points
+of AUC, within the intervals of so few seeds. On German there is no gap between the sexes to begin
+with, and the hard gaps are noise.
+
+*Counterfactual fairness*: not shown. What a flip does beyond the reconstruction (*effect*) is
+somewhat smaller than for logistic regression with 8 features, within the intervals, and larger by
+default on Adult: training lays the twins of real rows together, and a probe finds the small
+differences that are left. *flipped*, the figure of the paper, hardly differs from its control and
+says little of the flip.
+
+*Usefulness*: AUC within .02 of logistic regression on German and COMPAS by default, .04 below on
+Adult."""
 
 
 if __name__ == "__main__":

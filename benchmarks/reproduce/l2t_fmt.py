@@ -173,8 +173,8 @@ def write(
         ),
         f"**Verdict.** That fairness improves {_holds(sign(to_plain) < 0)}. That accuracy gains "
         f"{_holds(sign(cost) > 0)} against plain multi-task training, and "
-        f"{_holds(sign(single[0]) > 0)} against single-task training. That the teacher is the reason "
-        f"{_holds(sign(to_coin[1]) < 0)}: against coins its violation differs by "
+        f"{_holds(sign(single[0]) > 0)} against single-task training. That the teacher is the "
+        f"reason {_holds(sign(to_coin[1]) < 0)}: against coins its violation differs by "
         f"{report.interval(to_coin[1], percent=True)}, its accuracy by "
         f"{mean(to_coin[0]):+.1%}. The part that both share is the group loss, on rightly indexed "
         "groups.",

@@ -165,9 +165,10 @@ def write(
                 ["MTA-F minus per task", report.interval(ahead)],
             ],
         ),
-        f"**Verdict.** The front of MTA-F covers {mean(ahead):+.3f} of area against that of the "
-        f"penalty per task: that it is better {word}. The trunk alone bears the shared negatives, "
-        "so at one λ MTA-F moves less of both figures than a penalty that also turns the heads.",
+        f"**Verdict.** The front of MTA-F covers {abs(mean(ahead)):.3f} "
+        f"{'more' if mean(ahead) > 0 else 'less'} than that of the penalty per task: that it is "
+        f"better {word}. Nearly all negatives are shared here (few people have a capital gain), so "
+        "MTA-F leaves nearly all of the work to the trunk, where the penalty turns the heads too.",
     )
 
 

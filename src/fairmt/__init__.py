@@ -19,6 +19,8 @@ _PUBLIC = {
     "MLP": "fairmt.models",
     "LinearHeads": "fairmt.models",
     "FairMTLearner": "fairmt.estimator",
+    "MMMFair": "fairmt.boosting",
+    "IFairNMTF": "fairmt.graphs",
     "Schema": "fairmt.data",
     "ParquetTable": "fairmt.data",
     "load_dataset": "fairmt.data:load",

@@ -201,12 +201,11 @@ def _train(
     overwrite: bool = False,
 ) -> None:
     from fairmt.data import split
-    from fairmt.estimator import FairMTLearner
-    from fairmt.runs import FRACTIONS, Tested, write_run
+    from fairmt.runs import FRACTIONS, Tested, new_learner, write_run
 
     _check_folder(folder, overwrite)
     checkpoint = folder / "checkpoint"
-    learner = FairMTLearner(**dict(settings) | {"checkpoint": checkpoint})
+    learner = new_learner(dict(settings) | {"checkpoint": checkpoint})
     unit = None if learner.split_by is None else _column(frame, learner.split_by)
     parts = split(frame, fractions=FRACTIONS, unit=unit, seed=learner.seed)
     try:
@@ -299,11 +298,10 @@ def choose(
 ) -> None:
     """Choose another candidate of a finished run, without training again."""
     from fairmt.config import test_rows
-    from fairmt.estimator import FairMTLearner
-    from fairmt.runs import Tested, write_run
+    from fairmt.runs import Tested, load_learner, write_run
 
     run = _run_of(folder)
-    learner = FairMTLearner.load(folder / "model")
+    learner = load_learner(folder / "model")
     wish = {"tolerance": tolerance, "utility_budget": utility_budget, "strength": strength}
     learner.set_params(**wish)
     learner.choose()
@@ -337,10 +335,10 @@ def predict(
 ) -> None:
     """Predict every row of a table, in its order."""
     from fairmt.data import read_table
-    from fairmt.estimator import FairMTLearner
     from fairmt.files import write_table
+    from fairmt.runs import load_learner
 
-    learner = FairMTLearner.load(folder / "model")
+    learner = load_learner(folder / "model")
     predictions = learner.predict_table(read_table(table))
     write_table(out_file, predictions)
     out.print(f"{len(predictions):,} rows written to {out_file}.", highlight=False)

@@ -25,7 +25,7 @@ from fairmt.dual import Ramp
 from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
 from fairmt.methods import FairMT, PostProcessing, StepMethod, method
-from fairmt.models import LinearHeads, MultiTask, encoder_for
+from fairmt.models import Frozen, LinearHeads, MultiTask, encoder_for
 from fairmt.notions import DEFAULT_NOTIONS, NotionSpec, resolve_notions
 from fairmt.path import (
     Candidate,
@@ -289,7 +289,7 @@ class FairMTLearner(BaseEstimator):
         torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
-        found = recipe(self.method, self.options, self.pretraining, self._constraint())
+        found = recipe(self.method, self.options, self.pretraining, self._constraint(), schema)
         step = self._prepare(found, schema, tables["train"])
         self.ledger_ = Ledger(layout, self._judged(layout))
         calibration, validation = tables["calibration"], tables["validation"]
@@ -365,7 +365,7 @@ class FairMTLearner(BaseEstimator):
                 checkpoint=None if self.checkpoint is None else f"{self.checkpoint}-encoder",
                 progress=self.progress,
             )
-            encoder.requires_grad_(not found.before.frozen)
+            encoder = Frozen(encoder) if found.before.frozen else encoder
         step.setup(_with_heads(encoder, layout), groups, train)
         self._check_notions(step)
         self.proxies_ = proxy_strength(train.features, train.attributes, groups)
@@ -399,7 +399,9 @@ class FairMTLearner(BaseEstimator):
         """An untrained network of the shape that was trained."""
         encoder = encoder_for(schema, self.encoder, self.widths, self.dropout)
         if self.pretrained_ is not None:
-            encoder = pretraining_of(self.pretrained_).network(encoder)
+            before = pretraining_of(self.pretrained_)
+            encoder = before.network(encoder)
+            encoder = Frozen(encoder) if before.frozen else encoder
         kind, model = method(self.method), _with_heads(encoder, Layout(schema.tasks))
         return kind.adapt(model) if issubclass(kind, StepMethod) else model
 

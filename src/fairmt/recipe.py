@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairmt.methods import (
     FairMT,
@@ -15,6 +15,10 @@ from fairmt.methods import (
     StepMethod,
     method,
 )
+from fairmt.models.blocks import schema_blocks
+
+if TYPE_CHECKING:
+    from fairmt.data import Schema
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def recipe(
     options: Mapping[str, Any] | None = None,
     pretraining: str | Mapping[str, Any] | None = None,
     constraint: Mapping[str, Any] | None = None,
+    schema: Schema | None = None,
 ) -> Recipe:
     """The recipe of a method, with its options.
 
@@ -50,13 +55,16 @@ def recipe(
     ----------
     pretraining : name of a method of that kind, or a mapping with its 'name' and its settings.
     constraint : settings that FairMT and its variants take from the learner.
+    schema : of the table, where options name its columns.
 
     Raises
     ------
     ValueError
         For unknown names, kinds that do not fit, and estimators, which are models of their own.
     """
-    kind, own = method(name), dict(options or {})
+    kind, own = method(name), _in_columns(options or {}, schema)
+    if isinstance(pretraining, Mapping):
+        pretraining = _in_columns(pretraining, schema)
     before = None if pretraining is None else pretraining_of(pretraining)
     if issubclass(kind, PreTraining):
         if before is not None:
@@ -68,8 +76,7 @@ def recipe(
         settings = dict(constraint or {}) if issubclass(kind, FairMT) else {}
         return Recipe(kind(**settings | own), before)
     raise ValueError(
-        f"Method '{name}' is a model of its own: use {kind.__module__}.{kind.__name__}, which has "
-        "fit and predict."
+        f"Method '{name}' is a model of its own: use {kind.estimator}, which has fit and predict."
     )
 
 
@@ -83,3 +90,14 @@ def pretraining_of(spec: str | Mapping[str, Any]) -> PreTraining:
     if not issubclass(kind, PreTraining):
         raise ValueError(f"Method '{name}' is of the kind {kind.kind}; it cannot pre-train.")
     return kind(**settings)
+
+
+def _in_columns(settings: Mapping[str, Any], schema: Schema | None) -> dict[str, Any]:
+    """Settings whose blocks of features, if they are named, are columns of the encoded table."""
+    found = dict(settings)
+    blocks = found.get("blocks")
+    if schema is not None and isinstance(blocks, Mapping):
+        named = [b for b in blocks.values() if not isinstance(b, Mapping | str)]
+        if all(isinstance(f, str) for block in named for f in block) and len(named) == len(blocks):
+            found["blocks"] = schema_blocks(schema, blocks)
+    return found

@@ -291,11 +291,44 @@ def _drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return known if any(p["segment"] == "path" for p in known) else None
 
 
+def new_learner(settings: Mapping[str, Any]) -> FairMTLearner:
+    """The learner for the shell's words: boosting for its own method, a network for the others.
+
+    Raises
+    ------
+    ValueError
+        For words that boosting has no use for.
+    """
+    from fairmt.boosting import MMMFair
+
+    if settings.get("method") != "mmm_fair":
+        return FairMTLearner(**settings)
+    # A quick training needs neither a bar nor a way back.
+    own = {k: v for k, v in settings.items() if k not in ("method", "checkpoint", "progress")}
+    own |= own.pop("options", {})
+    unknown = sorted(set(own) - set(MMMFair().get_params()))
+    if unknown:
+        raise ValueError(f"Method 'mmm_fair' has no {unknown}; leave them out.")
+    return MMMFair(**own)
+
+
+def load_learner(folder: Path) -> FairMTLearner:
+    """What a run saved, of whichever kind."""
+    from fairmt.boosting import mmm_fair
+
+    if load_state(folder).get("kind") == mmm_fair.KIND:
+        return mmm_fair.MMMFair.load(folder)
+    return FairMTLearner.load(folder)
+
+
 def _card(learner: FairMTLearner, found: Mapping[str, Any]) -> str:
     tasks = ", ".join(f"{t.name} ({t.kind})" for t in learner.schema_.tasks)
     inputs = "are" if learner.schema_.attributes_as_inputs else "are not"
+    what = f"Multi-task network with layers {list(learner.widths)}"
+    if not hasattr(learner.model_, "encoder"):
+        what = "Boosted trees, an ensemble for every class task and label,"
     return (
-        f"Multi-task network with layers {list(learner.widths)} that predicts {tasks}. Method "
+        f"{what} that predicts {tasks}. Method "
         f"'{learner.method}', seed {learner.seed}, fairmt {__version__}. Sensitive attributes "
         f"{inputs} inputs. {found['notice']}"
     )

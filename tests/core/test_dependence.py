@@ -157,7 +157,7 @@ def test_features_of_a_variable_that_is_both_are_those_of_each_category() -> Non
         assert torch.equal(f[row, 1:], expected.flatten())
 
 
-# -- zero, one, and what changes nothing ------------------------------------------------------------
+# -- zero, one, and what changes nothing --------------------------------------------------
 
 
 def test_zero_where_independent() -> None:
@@ -262,7 +262,7 @@ def test_without_rows_the_score_is_zero() -> None:
     assert measured(x, y, kinds()["both"], weights=weights).score.item() == 0.0
 
 
-# -- gradients and noise ----------------------------------------------------------------------------
+# -- gradients and noise ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [None, "numbers", "categories"])

@@ -34,6 +34,10 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
         FAIR | {"proxy": None, "max_decay": 0.0},
         True,
     ),
+    **{
+        name: (name, "linear", {"strength": 2.0}, True)
+        for name in ("f_ferm", "gap", "mmd", "correlation")
+    },
 }
 
 

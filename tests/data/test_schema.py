@@ -64,9 +64,7 @@ def test_a_declared_kind_overrules_the_type() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="Feature 'age': kind must be 'numeric', 'cat"
-    ):
+    with pytest.raises(ValueError, match="Feature 'age': kind must be 'numeric', 'cat"):
         _schema(features={"age": "ordinal"})
 
 

@@ -36,8 +36,8 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    "fairmt": Case(4.0),
-    "symmetric": Case(4.0),
+    "fairmt": Case(2.0),
+    "symmetric": Case(2.0),
     "group_dro": Case(4.0, {"rate": 0.1}),
     "faircocco": Case(3.0),
     "f_ferm": Case(4.0),

@@ -186,7 +186,7 @@ def test_right_for_one_group_and_wrong_for_the_other_shows_given_the_label_alone
     assert penalty(build(groups, layout, notion="equalized_odds"), batch) > 0.3
 
 
-# -- memory -----------------------------------------------------------------------------------------
+# -- memory -------------------------------------------------------------------------------
 
 
 def test_a_batch_seen_again_is_the_same_with_memory() -> None:
@@ -226,7 +226,7 @@ def test_plain_training_at_strength_zero() -> None:
     assert step.state_dict()["memories"][0]["sums"] == []
 
 
-# -- refusals ---------------------------------------------------------------------------------------
+# -- refusals -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_batch_without_the_numbers_is_refused() -> None:
         build(continuous=("age",)).step(batch)
 
 
-# -- from a table -----------------------------------------------------------------------------------
+# -- from a table -------------------------------------------------------------------------
 
 
 FEATURES = ("x0", "x1", "x2")

@@ -471,7 +471,7 @@ def test_bad_data_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has one class only"):
         fit(quick(), alone)
     never = frame.assign(sick=0.0)
-    with pytest.raises(ValueError, match=r"'needs.sick' has fewer than two classes among the"):
+    with pytest.raises(ValueError, match="output 'sick', has one value only"):
         fit(quick(tasks=["needs:detection:sick,poor"]), never)
     frame.to_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="cannot stream a ParquetTable"):

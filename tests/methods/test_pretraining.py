@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,14 @@ def test_a_state_fits_the_shape_that_the_method_names(name: str) -> None:
     z = trained(table.features)
     assert torch.equal(empty(table.features), z)
     assert z.shape == (len(table), trained.n_features)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_make_the_method_again(name: str) -> None:
+    settings = method(name).settings()
+    again = METHODS[name](**json.loads(json.dumps(settings)))
+    assert isinstance(again, PreTraining)
+    assert again.settings() == settings
 
 
 REFUSED: dict[str, tuple[Callable[[Schema, TensorTable], tuple[TensorTable, Groups]], str]] = {

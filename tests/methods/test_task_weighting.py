@@ -184,6 +184,15 @@ def test_too_few_tasks_for_a_weighting_are_summed() -> None:
         Gramian(MLP(5, (4,)), LinearHeads(4, layout), layout, Groups(()), weighting="Krum")
 
 
+def test_a_frozen_encoder_leaves_nothing_to_weight() -> None:
+    method, batch = bound(Gramian()), rows()
+    method.model.encoder.requires_grad_(False)
+    method.step(batch)
+    weight = method.model.heads.weight
+    (expected,) = torch.autograd.grad(losses(method.model, batch).sum(), weight)
+    torch.testing.assert_close(weight.grad, expected)
+
+
 def test_scale_and_accumulation() -> None:
     one, two, batch = bound(Gramian()), bound(Gramian()), rows()
     whole = gradient(one, batch)

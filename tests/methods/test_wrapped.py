@@ -117,8 +117,8 @@ def test_it_is_the_mean_over_classes_labels_and_attributes_with_weights() -> Non
 
 
 def test_a_fairret_has_its_derivative_and_survives_empty_batches() -> None:
-    method, batch = bound(Fairret(loss="LSELoss")), rows(60)
-    outputs = torch.randn(60, LAYOUT.n_outputs).double().requires_grad_()
+    method, batch = bound(Fairret(loss="LSELoss")), rows(16)
+    outputs = torch.randn(16, LAYOUT.n_outputs).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda o: value(method, o, batch), outputs)
     batch["labels"][:] = torch.nan
     assert float(value(method, outputs, batch)) == 0
@@ -190,7 +190,7 @@ def test_groups_without_evidence_have_no_price() -> None:
     outputs = torch.randn(200, 2).double() * 5
     for _ in range(5):
         value(method, outputs, batch)
-    mu = method.multiplier.weight.view(2, -1)
+    mu = method.multiplier.weight.detach().view(2, -1)
     assert float(mu[1].abs().max()) == 0
 
 
@@ -200,10 +200,10 @@ def test_strength_zero_leaves_the_multipliers_alone() -> None:
     batch["labels"] = batch["labels"].float()
     method.strength = 0.0
     method.step(batch)
-    assert float(method.multiplier.weight.abs().max()) == 0
+    assert not bool(method.multiplier.weight.any())
     method.strength = 5.0
     method.step(batch)
-    assert float(method.multiplier.weight.abs().max()) > 0
+    assert bool(method.multiplier.weight.any())
 
 
 def test_cooper_refuses_what_makes_no_sense() -> None:

@@ -31,8 +31,14 @@ class Leaderboard:
     def __init__(self, suite: Suite, store: ResultStore) -> None:
         self.suite = suite
         self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        self.ceilings: dict[str, dict[int, dict[str, float]]] = {}
         for config in suite.runs:
-            if store.has(config):
+            if not store.has(config):
+                continue
+            if config.method == "ceiling":
+                found = store.get(config)["ceiling"]
+                self.ceilings.setdefault(config.problem, {})[config.seed] = found
+            else:
                 by_method = self.results.setdefault(config.problem, {})
                 by_method.setdefault(config.contestant, {})[config.seed] = store.get(config)
         self.missing = sum(not store.has(c) for c in suite.runs)
@@ -143,7 +149,8 @@ class Leaderboard:
             f"Plain model: mean gap {np.mean([p['gap'] for p in plain]):.3f}, largest "
             f"{np.mean([p['largest_gap'] for p in plain]):.2f}, shortfall "
             f"{np.mean([p['shortfall'] for p in plain]):.3f}, over {min(entries)} to "
-            f"{max(entries)} live, thick entries.",
+            f"{max(entries)} live, thick entries."
+            f"{self._ceiling(problem)}",
             "",
             "| method | seeds | hypervolume | FairMT ahead by | Δm | gap | shortfall | "
             "worst group | best group | level-down | satisfied | minutes | command |",
@@ -154,6 +161,16 @@ class Leaderboard:
         )
         lines += [self._row(problem, name) for name in order]
         return "\n".join(lines)
+
+    def _ceiling(self, problem: str) -> str:
+        found = list(self.ceilings.get(problem, {}).values())
+        if not found:
+            return ""
+        gap, shortfall = (float(np.mean([c[k] for c in found])) for k in ("gap", "shortfall"))
+        return (
+            f" Rules that know the group, whatever they cost, reach gap {gap:+.0%} and shortfall "
+            f"{shortfall:+.0%} (the ceiling, attribute by attribute; {len(found)} seed)."
+        )
 
     def _row(self, problem: str, name: str) -> str:
         rows = self.results[problem][name]

@@ -62,7 +62,10 @@ class ResultStore:
     def rows(self) -> Iterator[dict[str, Any]]:
         """All results, in the order of their names."""
         for path in sorted((self.folder / "runs").glob("*.json")):
-            yield json.loads(path.read_text())
+            row = json.loads(path.read_text())
+            # The ceiling is no contestant and has figures of its own.
+            if "ceiling" not in row:
+                yield row
 
     def table(self) -> Any:
         """All results as a DuckDB relation, a row per run, for queries of one's own.

@@ -89,26 +89,27 @@ SUITES: dict[str, Suite] = {
         Suite(
             "core",
             "the main contestants on four tables with tasks of several kinds, 5 seeds",
-            "see the page that it makes",
-            _runs(CORE_DATA, CORE, 5),
+            "about an hour on two cores",
+            _runs(CORE_DATA, CORE, 5) + _runs(CORE_DATA, ("ceiling",), 1),
         ),
         Suite(
             "ablations",
             "FairMT with one piece off at a time",
-            "see the page that it makes",
+            "about an hour on two cores",
             _ablations(("acs", "diabetes130"), 5),
         ),
         Suite(
             "variants",
             "labels removed, at random and by group; other states; intersections",
-            "see the page that it makes",
+            "about two hours on two cores",
             _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
         ),
         Suite(
             "full",
-            "every method that fits, five binary tasks of the census among the problems",
+            "every method; tables, five binary tasks, pictures, texts",
             "days on two cores; it may be cut short and gone on with",
-            _runs((*CORE_DATA, "acs_binary"), FULL, 5)
+            _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
+            + _runs(("faces",), CORE, 5)
             + _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
         ),
     )

@@ -161,11 +161,6 @@ class MMMFair(FairMTLearner):
         y = train.labels[:, target.label]
         seen = ~y.isnan()
         labels = y[seen].numpy().astype(np.int64)
-        if len(np.unique(labels)) < 2:
-            raise ValueError(
-                f"'{target.name}' has fewer than two classes among the {len(labels)} labelled "
-                "training rows; there is nothing to tell apart. Leave it out, or give more rows."
-            )
         sample = np.ones(len(labels))
         if train.weights is not None:
             sample = train.weights[seen].double().numpy()

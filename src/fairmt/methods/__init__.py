@@ -23,10 +23,10 @@ from fairmt.methods.gap_penalty import GapPenalty
 from fairmt.methods.gramian import Gramian
 from fairmt.methods.group_dro import GroupDRO
 from fairmt.methods.ifairnmtf import GraphClustering
-from fairmt.methods.mmd import MMD
-from fairmt.methods.mmm_fair import MultiMaxMistreatment
 from fairmt.methods.l2t_fmt import L2TFMT
 from fairmt.methods.minimax import Minimax
+from fairmt.methods.mmd import MMD
+from fairmt.methods.mmm_fair import MultiMaxMistreatment
 from fairmt.methods.mta_f import MTAF
 from fairmt.methods.plain import Plain
 from fairmt.methods.pmrl import PMRL
@@ -84,8 +84,8 @@ __all__ = [
     "FFERM",
     "L2TFMT",
     "METHODS",
-    "MTAF",
     "MMD",
+    "MTAF",
     "PMRL",
     "STEPS",
     "Adversarial",
@@ -105,8 +105,8 @@ __all__ = [
     "GroupDRO",
     "GroupThresholds",
     "Method",
-    "MultiMaxMistreatment",
     "Minimax",
+    "MultiMaxMistreatment",
     "PMRLJoint",
     "Plain",
     "PostProcessing",

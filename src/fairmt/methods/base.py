@@ -30,6 +30,7 @@ class Method:
     claims : notions whose gaps it is meant to close; empty if it claims no group fairness.
     label_free : whether rows without any label take part in its fairness term.
     limits : what it cannot do, in words.
+    estimator : what to import, for a method of that kind.
     source : where it comes from.
     """
 
@@ -42,6 +43,7 @@ class Method:
     label_free: ClassVar[bool] = False
     limits: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    estimator: ClassVar[str] = ""
 
     @classmethod
     def check(cls, layout: Layout, groups: Groups, continuous: Sequence[str] = ()) -> None:

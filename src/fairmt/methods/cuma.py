@@ -39,9 +39,10 @@ class CUMA(Adversarial):
     number.
 
     A step costs one further pass forward and three backward through the whole network, each
-    through the one before: about six plain steps. Features must be one tensor of floating-point
-    numbers, and the network twice differentiable by them. It is evaluated as in prediction (no
-    dropout, fixed batch statistics). Several processes each match the rows of their own.
+    through the one before, whatever the number of tasks. Features must be one tensor of
+    floating-point numbers, and the network twice differentiable by them. It is evaluated as in
+    prediction (no dropout, fixed batch statistics). Several processes each match the rows of
+    their own.
 
     Parameters
     ----------

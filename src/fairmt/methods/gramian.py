@@ -33,7 +33,7 @@ class Gramian(StepMethod):
 
     A task whose gradient vanishes, as one without labels in the batch, takes no part: the others
     are weighted among themselves, by a copy without memory where the weighting has one, and with
-    ones where too few are left for it.
+    ones where too few are left for it. A frozen encoder leaves nothing to weight.
 
     Parameters
     ----------
@@ -89,10 +89,12 @@ class Gramian(StepMethod):
         self._fewest = min(able, default=2)
 
     def step(self, batch: Mapping[str, Any], scale: float = 1.0) -> Log:
+        shared = [p for p in self.model.encoder.parameters() if p.requires_grad]
+        if not shared:
+            return super().step(batch, scale)
         b = self.unpack(batch)
         outputs = precise(self.model(b.features))
         losses = self.task_losses(outputs, b)
-        shared = [p for p in self.model.encoder.parameters() if p.requires_grad]
         rows = []
         for loss in losses:
             own = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)

@@ -12,6 +12,7 @@ class GraphClustering(Method):
 
     name: ClassVar[str] = "ifairnmtf"
     kind: ClassVar[str] = "estimator"
+    estimator: ClassVar[str] = "fairmt.graphs.IFairNMTF"
     summary: ClassVar[str] = "clusters of a graph in which every group has its share"
     tasks: ClassVar[tuple[str, ...]] = ()
     label_free: ClassVar[bool] = True

@@ -15,6 +15,7 @@ class MultiMaxMistreatment(Method):
 
     name: ClassVar[str] = "mmm_fair"
     kind: ClassVar[str] = "estimator"
+    estimator: ClassVar[str] = "fairmt.boosting.MMMFair"
     summary: ClassVar[str] = (
         "boosted trees whose errors cost more in the groups that are overlooked most"
     )

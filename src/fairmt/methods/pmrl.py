@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,12 +22,15 @@ from fairmt.methods.pretraining import (
     numbering,
     renumbered,
 )
-from fairmt.models.blocks import Block, BlockEncoder, checked
+from fairmt.models.blocks import Block, BlockEncoder, BlockLike, as_blocks, checked
 
 _LEAST = 8
 """Rows of a group in a batch from which its alignment is compared."""
 _CANDIDATES = 512
 """Rows among which a row's own counterpart is looked for, in the report."""
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def singular_values(z: Tensor) -> Tensor:
@@ -172,7 +174,7 @@ class PMRL(PreTraining):
 
     def __init__(
         self,
-        blocks: Mapping[str, Block | Sequence[int]] | None = None,
+        blocks: Mapping[str, BlockLike] | None = None,
         *,
         dominance: float = 1.0,
         partner: float = 1.0,
@@ -195,9 +197,7 @@ class PMRL(PreTraining):
                 f"Found {list(blocks) or 'none'}: name them in blocks={{...}}. Methods that need "
                 "none: ['dualfair']."
             )
-        self.blocks = {
-            str(n): b if isinstance(b, Block) else Block(tuple(b)) for n, b in blocks.items()
-        }
+        self.blocks = as_blocks(blocks)
         self.dominance, self.partner, self.parity = dominance, partner, parity
         self.reconstruction, self.temperature = reconstruction, temperature
         self.shared, self.private, self.widths = shared, private, tuple(widths)
@@ -322,6 +322,8 @@ def alignment_parity(encoder: BlockEncoder, table: Any, groups: Groups) -> pd.Da
         the mean of the others; `retrieval`, the share of blocks that are nearer to the mean of
         their own row's other blocks than to that of any of 511 other rows.
     """
+    import pandas as pd
+
     parts = encoder.parts(table.features)
     z = units(parts.shared, parts.present)
     aligned = alignment(singular_values(z), parts.present)

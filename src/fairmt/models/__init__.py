@@ -3,6 +3,7 @@
 from fairmt.models.attention import FeatureAttention
 from fairmt.models.choice import encoder_for
 from fairmt.models.encoders import MLP
+from fairmt.models.frozen import Frozen
 from fairmt.models.heads import LinearHeads, TaskHeads
 from fairmt.models.image import PretrainedImages, ResidualNetwork
 from fairmt.models.joined import Joined
@@ -13,6 +14,7 @@ from fairmt.models.text import PretrainedTexts, WordTransformer
 __all__ = [
     "MLP",
     "FeatureAttention",
+    "Frozen",
     "Joined",
     "LinearHeads",
     "MultiTask",

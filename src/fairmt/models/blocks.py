@@ -38,6 +38,20 @@ class Block:
         object.__setattr__(self, "flags", tuple(int(c) for c in self.flags))
 
 
+BlockLike = Block | Sequence[int] | Mapping[str, Sequence[int]]
+"""A block, its columns, or a mapping with 'columns' and perhaps 'flags', as JSON has it."""
+
+
+def as_blocks(blocks: Mapping[str, BlockLike]) -> dict[str, Block]:
+    """Blocks by name."""
+    found = {}
+    for name, block in blocks.items():
+        if isinstance(block, Mapping):
+            block = Block(tuple(block["columns"]), tuple(block.get("flags", ())))
+        found[str(name)] = block if isinstance(block, Block) else Block(tuple(block))
+    return found
+
+
 class Parts(NamedTuple):
     """What every block gives: shared (B, K, d) and private (B, K, p) parts, 0 where the block is
     missing, and whether it is there, (B, K)."""
@@ -54,7 +68,7 @@ class BlockEncoder(nn.Module):
 
     Parameters
     ----------
-    blocks : mapping from name to `Block` or positions.
+    blocks : mapping from name to `Block` or positions, see `BlockLike`.
     n_inputs : int
         Input columns; each belongs to one block.
     shared, private : int
@@ -70,7 +84,7 @@ class BlockEncoder(nn.Module):
 
     def __init__(
         self,
-        blocks: Mapping[str, Block | Sequence[int]],
+        blocks: Mapping[str, BlockLike],
         n_inputs: int,
         *,
         shared: int = 16,
@@ -122,12 +136,9 @@ class BlockEncoder(nn.Module):
         return torch.cat([parts.shared, parts.private], 2).flatten(1)
 
 
-def checked(blocks: Mapping[str, Block | Sequence[int]], n_inputs: int) -> dict[str, Block]:
+def checked(blocks: Mapping[str, BlockLike], n_inputs: int) -> dict[str, Block]:
     """Blocks by name, or ValueError by name; see `BlockEncoder`."""
-    found = {
-        str(name): block if isinstance(block, Block) else Block(tuple(block))
-        for name, block in blocks.items()
-    }
+    found = as_blocks(blocks)
     if len(found) < 2:
         raise ValueError(
             f"Blocks must be two or more: with {list(found) or 'none'} there is nothing to align. "

@@ -1,0 +1,89 @@
+"""Methods before and after the step, in the learner."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairmt import FairMTLearner
+from fairmt.data import Bundle
+
+QUICK: dict[str, Any] = {"epochs": 2, "path_epochs": 2, "widths": (16, 8)}
+BLOCKS = {"first": ["x0", "x1", "x2", "x3", "x4", "x5"],
+          "second": ["x6", "x7", "x8", "x9", "x10", "x11", "region"]}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    "before plain training": {
+        "method": "dualfair",
+        "options": {"steps": 20, "generator_steps": 20},
+    },
+    "before the path": {"pretraining": {"name": "pmrl", "blocks": BLOCKS, "steps": 20}},
+    "after": {"method": "barycentre"},
+    "after, by thresholds": {"method": "group_thresholds"},
+}
+
+
+def fit(people: Bundle, **settings: Any) -> FairMTLearner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner = FairMTLearner(**people.learner_settings(), **QUICK | settings)
+        return learner.fit(people.frame.head(2000))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_comes_before_and_after_is_saved_with_the_learner(
+    people: Bundle, name: str, tmp_path: Path
+) -> None:
+    learner = fit(people, **SETTINGS[name])
+    rows = people.frame.tail(300)
+    learner.save(tmp_path / "m")
+    again = FairMTLearner.load(tmp_path / "m")
+    pd.testing.assert_frame_equal(learner.predict_table(rows), again.predict_table(rows))
+    strengths = [
+        p.candidate.strength for p in learner.path_.points if p.candidate.segment == "path"
+    ]
+    if learner.method == "dualfair":
+        assert strengths == []
+    else:
+        assert len(strengths) >= 10
+
+
+def test_a_frozen_encoder_stays_what_pre_training_made_it(people: Bundle) -> None:
+    learner = fit(people, **SETTINGS["before plain training"])
+    first, *_, last = [c.weights for c in learner.path_.candidates]
+    encoder = [k for k in first if k.startswith("encoder.")]
+    assert encoder
+    for key in encoder:
+        assert (first[key] == last[key]).all()
+    assert any((first[k] != last[k]).any() for k in first if k.startswith("heads."))
+
+
+def test_a_repair_needs_the_attributes_and_grows_with_its_strength(people: Bundle) -> None:
+    learner = fit(people, method="barycentre", strength=1.0)
+    rows = people.frame.tail(500)
+    with pytest.raises(ValueError, match="has no column 'sex'"):
+        learner.predict(rows.drop(columns=["sex"]))
+    whole = learner.predict(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner.choose(strength=0.1)
+    part = learner.predict(rows)
+    learner.choose(strength=0)
+    plain = learner.predict(rows.drop(columns=["sex"]))
+    moved = [np.abs(p["income"] - plain["income"]).mean() for p in (part, whole)]
+    assert 0 < moved[0] < 0.5 * moved[1]
+
+
+def test_kinds_that_do_not_fit_are_refused(people: Bundle) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        fit(people, method="dualfair", pretraining="dualfair")
+    with pytest.raises(ValueError, match="it cannot pre-train"):
+        fit(people, pretraining="fairmt")
+    with pytest.raises(ValueError, match=r"use fairmt\.boosting\.MMMFair"):
+        fit(people, method="mmm_fair")
+    with pytest.raises(ValueError, match="continuous names 'sex'"):
+        fit(people, method="group_dro", continuous=["sex"])
