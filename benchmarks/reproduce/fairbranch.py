@@ -179,11 +179,11 @@ def summary(runs: list[dict[str, np.ndarray]]) -> list[str]:
         ]
     return [
         *lines,
-        "- Why: every class and group has the same say in the group losses, however few it is, and "
-        "that costs accuracy at one half; where features say little the loss of the worst group "
-        "is lowest if all get the same answer, which has no gap. Look at the shares of yes before "
-        "a gap of 0 is called fair. The paper's gains in accuracy are against single-task models "
-        "of its own making, whose figures it does not give.",
+        "- Why: the group losses follow the worst group of each class, however few it is, and that "
+        "costs accuracy, balanced accuracy too; where features say little the loss of the worst "
+        "group is lowest if all get the same answer, which has no gap. Look at the shares of yes "
+        "before a gap of 0 is called fair. The paper's gains in accuracy are against single-task "
+        "models whose figures it does not give.",
     ]
 
 

@@ -294,9 +294,9 @@ def verdict(runs: Runs, ratios: dict[tuple[str, str], float]) -> str:
         "mean."
         if mean(NUMBERS, largest, "rmse") > 0.9
         else "**A good trade-off: holds.** Near independence most of the prediction is kept.",
-        f"**Numbers rather than halves:** of {len(ERRORS)} places of the path with equal error, the "
-        f"term on numbers leaves less of the dependence in {won('excess')}, and of the correlation "
-        "with "
+        f"**Numbers rather than halves:** of {len(ERRORS)} places of the path with equal error, "
+        f"the term on numbers leaves less of the dependence in {won('excess')}, and of the "
+        "correlation with "
         + ", ".join(f"{a} in {won(a)}" for a in ATTRIBUTES)
         + ". The score is of numbers, which favours the term that was trained on them; the "
         "correlations favour neither.",

@@ -30,6 +30,8 @@ _PUBLIC = {
     "audit": "fairmt.auditing",
     "audit_model": "fairmt.auditing",
     "compare": "fairmt.auditing",
+    "dependence_score": "fairmt.auditing",
+    "prediction_consistency": "fairmt.auditing",
 }
 
 __all__ = ["__version__", *_PUBLIC]

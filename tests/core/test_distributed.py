@@ -36,8 +36,10 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     ),
     **{
         name: (name, "linear", {"strength": 2.0}, True)
-        for name in ("f_ferm", "gap", "mmd", "correlation")
+        for name in ("f_ferm", "gap", "mmd", "correlation", "cooper")
     },
+    "gramian": ("gramian", "linear", {}, True),
+    "scalarised": ("scalarised", "linear", {}, True),
 }
 
 

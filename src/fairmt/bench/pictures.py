@@ -13,6 +13,15 @@ from fairmt.bench.statistics import Ranks
 
 # Okabe and Ito's colours, told apart by people who see fewer; markers tell lines apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+SPOKEN = {
+    OURS: "FairMT",
+    "collapse": "collapse control",
+    "single": "single-task models",
+    "group_dro": "group DRO",
+    "fairbranch": "FairBranch",
+    "f_ferm": "f-FERM",
+    "faircocco": "FairCOCCO",
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -46,11 +55,12 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
         axis.axhline(0, color="#bbbbbb", linewidth=0.8)
         axis.axvline(0, color="#bbbbbb", linewidth=0.8)
         axis.set_xlabel(f"Change of the {words} (left is better)")
-        axis.set_xlim(-0.85, 0.15)
         axis.set_ylim(-0.105, 0.025)
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
         axis.yaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_xlim(-0.85, 0.15)
+    axes[1].set_xlim(-0.45, 0.15)
     axes[0].set_ylabel("Change of utility (higher is better)")
     axes[1].legend(fontsize=8, frameon=False)
     seeds = max(len(r) for r in board.results[problem].values())
@@ -121,6 +131,4 @@ def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.n
 
 
 def _words(name: str) -> str:
-    return {OURS: "FairMT", "collapse": "collapse control", "single": "single-task models"}.get(
-        name, name.replace("_", " ")
-    )
+    return SPOKEN.get(name, name.replace("_", " "))

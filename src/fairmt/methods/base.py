@@ -59,7 +59,7 @@ class Method:
             Naming task or attribute, and methods that can. A method that acts on some of the
             tasks warns of the others.
         """
-        if continuous and "continuous" not in cls.attributes:
+        if continuous and cls.attributes == "categorical":
             raise ValueError(
                 f"Method '{cls.name}' cannot use {list(continuous)} as numbers: it compares groups."
                 f" Leave them cut into bands, or use {_able(continuous=True)}."
