@@ -350,6 +350,8 @@ class FairMTLearner(BaseEstimator):
         for part in (found.before, found.after):
             if part is not None:
                 part.check(layout, groups, continuous)
+        if found.after is not None:
+            found.after.check_settings(layout)
         if continuous:
             found.method.check(layout, groups, continuous)
         self._check_settings(step)

@@ -96,7 +96,7 @@ def _in_columns(settings: Mapping[str, Any], schema: Schema | None) -> dict[str,
     """Settings whose blocks of features, if they are named, are columns of the encoded table."""
     found = dict(settings)
     blocks = found.get("blocks")
-    if schema is not None and isinstance(blocks, Mapping):
+    if schema is not None and isinstance(blocks, Mapping) and len(blocks) > 1:
         named = [b for b in blocks.values() if not isinstance(b, Mapping | str)]
         if all(isinstance(f, str) for block in named for f in block) and len(named) == len(blocks):
             found["blocks"] = schema_blocks(schema, blocks)

@@ -85,5 +85,12 @@ def test_kinds_that_do_not_fit_are_refused(people: Bundle) -> None:
         fit(people, pretraining="fairmt")
     with pytest.raises(ValueError, match=r"use fairmt\.boosting\.MMMFair"):
         fit(people, method="mmm_fair")
+    regression = people.learner_settings() | {"tasks": [people.tasks[-1]]}
+    with pytest.raises(ValueError, match="is defined for none of the tasks"):
+        FairMTLearner(
+            **regression, method="group_thresholds", options={"notion": "equalized_odds"}
+        ).fit(people.frame.head(500))
+    with pytest.raises(ValueError, match="needs two or more"):
+        fit(people, method="pmrl", options={"blocks": {"one": ["x0", "x1"]}})
     with pytest.raises(ValueError, match="continuous names 'sex'"):
         fit(people, method="group_dro", continuous=["sex"])

@@ -23,6 +23,10 @@ class PostProcessing(Method):
 
     kind: ClassVar[str] = "post-processing"
 
+    def check_settings(self, layout: Layout) -> None:
+        """Raise ValueError, before any training, for settings that reach none of the tasks."""
+        return
+
     @abstractmethod
     def fit(
         self,

@@ -71,6 +71,14 @@ class GroupThresholds(PostProcessing):
             raise ValueError(f"prior must be 0 or more rows. Found {prior}.")
         self.notion, self.prior = notion, prior
 
+    def check_settings(self, layout: Layout) -> None:
+        notions = resolve_notions(layout.tasks, self.notion)
+        if not any(notions.values()):
+            raise ValueError(
+                f"Notion {self.notion!r} is defined for none of the tasks "
+                f"{[(t.name, t.kind) for t in layout.tasks]}; 'default' has one for every kind."
+            )
+
     def fit(
         self,
         layout: Layout,
