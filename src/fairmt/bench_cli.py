@@ -96,6 +96,9 @@ def one(
         table.add_column(column)
     for config in runs:
         row = store.get(config)
+        if "ceiling" in row:
+            out.print(f"Seed {config.seed}, the ceiling against the plain model: {row['ceiling']}")
+            continue
         at = row["budget"]["0.01"]
         table.add_row(
             str(config.seed),
@@ -103,6 +106,8 @@ def one(
             f"{at['delta_m'][0]:+.1%}",
             *(f"{at[k][0] / at['plain'][k][0] - 1:+.0%}" for k in ("gap", "shortfall")),
         )
+    if not table.rows:
+        return
     out.print(table)
     out.print("Δm, gap and shortfall: of the candidate that utility_budget=0.01 picks, test rows.")
 
