@@ -44,7 +44,8 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
                 y,
                 label=_words(name),
                 color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)],
+                marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+                linestyle="-" if i < len(COLOURS) else "--",
                 markersize=4,
                 linewidth=2.4 if name == OURS else 1.3,
                 zorder=3 if name == OURS else 2,
@@ -64,7 +65,7 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     axes[0].set_ylabel("Change of utility (higher is better)")
     axes[1].legend(fontsize=8, frameon=False)
     seeds = max(len(r) for r in board.results[problem].values())
-    figure.suptitle(f"{problem}: test rows, against the plain model, mean of {seeds} seeds")
+    figure.suptitle(f"{problem}: test rows, against the plain model, mean of up to {seeds} seeds")
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
