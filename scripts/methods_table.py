@@ -12,11 +12,11 @@ from fairmt.methods import METHODS, Method
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
 SHARED = {
     "fairmt": "../concepts.md",
-    "symmetric": "../concepts.md",
-    "plain": "../concepts.md",
-    "balanced": "../concepts.md",
-    "single": "../concepts.md",
-    "group_dro": "../concepts.md",
+    "symmetric": "references.md",
+    "plain": "references.md",
+    "balanced": "references.md",
+    "single": "references.md",
+    "group_dro": "references.md",
     "gap": "penalties.md",
     "mmd": "penalties.md",
     "wasserstein": "penalties.md",

@@ -2,6 +2,7 @@
 
 from fairmt.auditing.compare import Comparison, compare
 from fairmt.auditing.consistency import Consistency, prediction_consistency
+from fairmt.auditing.counterfactual import CounterfactualParity, counterfactual_parity
 from fairmt.auditing.dependence import DependenceScore, dependence_score
 from fairmt.auditing.models import audit_model
 from fairmt.auditing.predictions import audit
@@ -12,10 +13,12 @@ __all__ = [
     "AuditResult",
     "Comparison",
     "Consistency",
+    "CounterfactualParity",
     "DependenceScore",
     "audit",
     "audit_model",
     "compare",
+    "counterfactual_parity",
     "dependence_score",
     "from_tensors",
     "prediction_consistency",
