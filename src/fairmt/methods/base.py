@@ -62,7 +62,7 @@ class Method:
         if continuous and cls.attributes == "categorical":
             raise ValueError(
                 f"Method '{cls.name}' cannot use {list(continuous)} as numbers: it compares groups."
-                f" Leave them cut into bands, or use {_able(continuous=True)}."
+                f" Leave them cut into bands, or use {able(continuous=True)}."
             )
         if cls.attributes != "none" and not groups.attributes:
             raise ValueError(
@@ -77,16 +77,16 @@ class Method:
         if len(outside) == len(layout.tasks):
             raise ValueError(
                 f"Method '{cls.name}' is not defined for {' and '.join(kinds)}, which the tasks "
-                f"{names} are. Methods that are: {_able(kinds=kinds)}."
+                f"{names} are. Methods that are: {able(kinds=kinds)}."
             )
         warnings.warn(
             f"Method '{cls.name}' is not defined for {' and '.join(kinds)}: the tasks {names} are "
-            f"trained without it. Methods that reach them: {_able(kinds=kinds)}.",
+            f"trained without it. Methods that reach them: {able(kinds=kinds)}.",
             stacklevel=3,
         )
 
 
-def _able(kinds: Sequence[str] = (), continuous: bool = False) -> list[str]:
+def able(kinds: Sequence[str] = (), continuous: bool = False) -> list[str]:
     """Names of the methods that can."""
     from fairmt.methods import METHODS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from fairmt.groups import Groups
-from fairmt.methods.base import TASK_KINDS, Method, _able
+from fairmt.methods.base import TASK_KINDS, Method, able
 from fairmt.tasks import Layout
 
 
@@ -41,6 +41,6 @@ class MultiMaxMistreatment(Method):
             raise ValueError(
                 f"Method '{cls.name}' is not defined for {' and '.join(kinds)}, which the tasks "
                 f"{[t.name for t in outside]} are: its costs need classes. Leave these tasks out, "
-                f"or use a method that is: {_able(kinds=kinds)}."
+                f"or use a method that is: {able(kinds=kinds)}."
             )
         super().check(layout, groups, continuous)
