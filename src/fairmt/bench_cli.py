@@ -69,6 +69,7 @@ def one(
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the method, the value as JSON.")
     ] = None,
+    controller: Annotated[str, typer.Option(help="Of FairMT's λ: path, or dual.")] = "path",
     seed: int = 0,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
     epochs: int | None = None,
@@ -86,7 +87,7 @@ def one(
             raise ValueError(f"--option takes KEY=VALUE. Found '{text}'.")
         options.append((key, json.loads(value)))
     runs = [
-        Configuration(data, method, s, variant, tuple(options), epochs, path_epochs)
+        Configuration(data, method, s, variant, tuple(options), controller, epochs, path_epochs)
         for s in (range(seeds) if seeds else [seed])
     ]
     store = ResultStore(out_dir)

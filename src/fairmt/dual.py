@@ -27,14 +27,14 @@ class Dual:
     rate : float
         η, per evaluation.
     start : float
-        Share of the bound to start from, in (0, 1).
+        The first λ, below the bound.
     patience : int
         Evaluations after which a strength near its bound, with slack left, is called infeasible.
     """
 
     bound: float = 4.0
     rate: float = 10.0
-    start: float = 0.05
+    start: float = 0.2
     patience: int = 3
     nu: float = field(init=False)
     _pressed: deque[bool] = field(init=False, repr=False)
@@ -42,9 +42,9 @@ class Dual:
     def __post_init__(self) -> None:
         if not self.bound > 0:
             raise ValueError(f"bound must be positive. Found {self.bound}.")
-        if not 0 < self.start < 1:
-            raise ValueError(f"start must lie in (0, 1). Found {self.start}.")
-        self.nu = math.log(self.start / (1 - self.start))
+        if not 0 < self.start < self.bound:
+            raise ValueError(f"start must lie in (0, {self.bound}). Found {self.start}.")
+        self.nu = math.log(self.start / (self.bound - self.start))
         self._pressed = deque(maxlen=self.patience)
 
     @property

@@ -16,19 +16,21 @@ import pytest
 import torch
 
 from fairmt.bench.configuration import Configuration
-from fairmt.bench.contest import Hand, contest
+from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
 from fairmt.bench.leaderboard import Leaderboard
 from fairmt.bench.pictures import cliques
 from fairmt.bench.problems import Problem, problem
 from fairmt.bench.queue import run_all
-from fairmt.bench.run import execute
-from fairmt.bench.statistics import interval, level_down_ratio, ranks
+from fairmt.bench.run import _Reference, execute
+from fairmt.bench.statistics import interval, level_down_ratio, ranks, ratio
 from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import SUITES, Suite
 from fairmt.methods import METHODS
+from fairmt.path import judge
 
 QUICK = Configuration("made_up", "fairmt", epochs=1, path_epochs=1)
 CONTROLS = ("reference", "collapse", "ceiling")
+KEYS = ("gap", "shortfall", "worst", "best", "residual_range")
 RUNS = tuple(replace(QUICK, method=m) for m in ("fairmt", "symmetric", "plain", "barycentre"))
 
 
@@ -77,6 +79,14 @@ def test_level_down_is_compared_at_equal_gaps() -> None:
     assert math.isnan(level_down_ratio(flat, [{"gap": 0.1, "level_down": 0.3}] * 2))
 
 
+def test_a_ratio_of_means_draws_both_alike() -> None:
+    base = np.random.default_rng(0).normal(0.3, 0.1, (3, 50))
+    found = ratio(0.8 * base, base)
+    assert [found.mean, found.low, found.high] == pytest.approx([0.8] * 3)
+    level = np.array([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3]])
+    assert ratio(level, np.full((2, 3), 0.4)).mean == pytest.approx(0.5)
+
+
 # -- configurations and problems ---------------------------------------------------------------
 
 
@@ -85,8 +95,12 @@ def test_a_name_follows_content_and_survives_json() -> None:
     again = Configuration.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.id == config.id
-    for other in (replace(config, seed=1), replace(config, variant="shift"), QUICK):
+    dual = replace(config, controller="dual")
+    for other in (replace(config, seed=1), replace(config, variant="shift"), dual, QUICK):
         assert other.id != config.id
+    assert "--controller dual" in dual.command()
+    assert dual.contestant == "fairmt controller=dual proxy=None sharpness=2.0"
+    assert dual.reference == config.reference
 
 
 def test_suites_name_methods_that_exist() -> None:
@@ -154,6 +168,58 @@ def test_a_run_is_measured_against_the_plain_reference(store: ResultStore) -> No
     assert plain["volume"][0] < 0.02
 
 
+def test_whoever_fits_on_calibration_rows_is_chosen_on_others() -> None:
+    """And the reference beside it is measured on the same."""
+    found = problem("made_up")
+    hand = contest(found, replace(QUICK, method="barycentre"))
+    n = len(found.parts["validation"])
+    assert hand.chosen_on == ("validation",)
+    assert contest(found, QUICK).chosen_on == HELD_OUT
+    assert hand.candidates[0].moments.mass.max() <= n
+    trained = reference(found, QUICK.reference)
+    state = {"candidate": trained.hand.candidates[0].state_dict(), "outputs": torch.zeros(0)}
+    rows_of_groups = trained.hand.learner.path_.rows
+    base = _Reference(
+        state | {"rows": rows_of_groups, "held_out": trained.held_out, "optimism": 0.0}
+    )
+    both, rows = base.on(found, replace(hand, chosen_on=HELD_OUT), 0)
+    alone, fewer = base.on(found, hand, 0)
+    assert both.moments.mass.max() > n
+    assert alone.moments.mass.max() <= n
+    assert float(fewer.sum()) < float(rows.sum())
+    # What the outputs say of the parts apart adds up to what they say of both.
+    learner, table = hand.learner, rows_of(found, hand.learner, HELD_OUT[1:])
+    rest = judge(judges(learner), learner.schema_.groups, base.held_out[n:], table, both.offsets)
+    torch.testing.assert_close(alone.moments.sums + rest.sums, both.moments.sums)
+
+
+def test_an_estimator_is_judged_like_the_others() -> None:
+    found = problem("made_up")
+    classes = [t for t in found.bundle.tasks if t.kind != "regression"]
+    settings = {**found.settings, "tasks": classes}
+    few = replace(QUICK, method="mmm_fair", options=(("rounds", 2),))
+    hand = contest(replace(found, settings=settings), few)
+    ledger = judges(hand.learner)
+    assert {s.name.split(" of ")[0] for s in ledger.statistics} == {"recall", "true negative rate"}
+    for candidate in hand.candidates:
+        assert candidate.moments.sums.shape[1] == ledger.n_columns
+    assert len(hand.learner.ledger_) > len(ledger)
+
+
+def test_what_is_kept_of_what_was_closed_is_said(store: ResultStore, tmp_path: Path) -> None:
+    part = replace(QUICK, variant="missing:0.5")
+    other = ResultStore(tmp_path)
+    rows = {}
+    for config, gap in ((QUICK, 0.5), (part, 0.6)):
+        at = {"gap": [gap] * 51, "shortfall": [0.8] * 51, "plain": {k: [1.0] * 51 for k in KEYS}}
+        rows[config] = store.get(RUNS[0])
+        rows[config]["budget"]["0.01"] |= at
+        other.put(config, rows[config])
+    page = Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other).markdown()
+    assert "it keeps with missing:0.5 at a budget of .01: gap 80.0% [80.0%, 80.0%], " in page
+    assert "shortfall 100.0% [100.0%, 100.0%]." in page
+
+
 def test_runs_are_made_once(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fairmt.bench.run.execute", lambda *_: pytest.fail("made again"))
     calls: list[tuple[int, int]] = []
@@ -210,6 +276,7 @@ def test_every_row_of_the_page_has_its_command(store: ResultStore) -> None:
     page = board(store).markdown()
     for config in RUNS:
         assert f"`{config.command(1)}`" in page
+    assert "| barycentre (post-processing) |" in page
     ahead = board(store).ahead("made_up", "plain")
     assert ahead is not None
     volumes = [store.get(c)["volume"][0] for c in (RUNS[0], RUNS[2])]

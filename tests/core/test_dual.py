@@ -12,7 +12,7 @@ from fairmt.dual import Dual, Ramp
 
 
 def test_one_update_by_hand() -> None:
-    dual = Dual(bound=4.0, rate=2.0, start=0.5)
+    dual = Dual(bound=4.0, rate=2.0, start=2.0)
     assert dual.strength == 2.0
     assert dual.update(0.5 * math.log(3.0)) == pytest.approx(3.0)
     assert dual.update(-math.log(3.0)) == pytest.approx(1.0)
@@ -22,7 +22,7 @@ def test_one_update_by_hand() -> None:
 def test_the_strength_is_positive_and_bounded_whatever_comes(
     slacks: list[float], bound: float, rate: float
 ) -> None:
-    dual = Dual(bound, rate)
+    dual = Dual(bound, rate, start=bound / 20)
     for slack in slacks:
         before = dual.strength
         after = dual.update(slack)
@@ -96,7 +96,7 @@ def test_a_state_goes_on_where_it_was_saved() -> None:
     ("settings", "message"),
     [
         ({"bound": 0.0}, "bound must be positive. Found 0.0"),
-        ({"start": 1.0}, r"start must lie in \(0, 1\). Found 1.0"),
+        ({"bound": 1.0, "start": 1.0}, r"start must lie in \(0, 1.0\). Found 1.0"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, float], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from typing import Any
 
 import pytest
@@ -109,7 +111,11 @@ def lagrangian(f: FairMT, outputs: Tensor, b: Batch) -> Tensor:
     moments = f.ledger.moments(PEOPLE.membership(b.attributes, torch.float64), atoms, b.weights)
     history = DecayedMoments(f.ledger, PEOPLE)
     history.load_state_dict(f.history.state_dict())
-    return total + (f.strength or 0.0) * f.constraint.aggregate(history.update(moments)).value
+    # The worst case sharpens with the price.
+    kappa = f.sharpness * math.sqrt(f.strength or 1.0)
+    constraint = copy(f.constraint)
+    constraint.sharpness = kappa
+    return total + (f.strength or 0.0) * constraint.aggregate(history.update(moments)).value
 
 
 def lagrangian_gradients(f: FairMT, data: Data, rho: float) -> tuple[list[list[Tensor]], Tensor]:

@@ -93,7 +93,7 @@ class Slow:
     statistics: tuple[Statistic, ...]
     offsets: Tensor
     directionality: float = 0.8
-    sharpness: float = 4.0
+    sharpness: float = 3.0
     standard_errors: float = 0.0
     max_decay: float = 0.99
     balanced: bool = True
@@ -273,11 +273,12 @@ class Slow:
             return torch.zeros((), dtype=torch.float64)
         omegas = torch.tensor([e[0] for e in entries], dtype=torch.float64)
         share, v = omegas / omegas.sum(), torch.stack([e[1] for e in entries])
-        if math.isinf(self.sharpness):
+        kappa = self.sharpness * math.sqrt(STRENGTH)
+        if math.isinf(kappa):
             return v.max()
-        if self.sharpness == 0:
+        if kappa == 0:
             return (share * v).sum()
-        return (share * (self.sharpness * v).exp()).sum().log() / self.sharpness
+        return (share * (kappa * v).exp()).sum().log() / kappa
 
     def violations(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairmt.bench.configuration import Configuration
-from fairmt.bench.contest import test_rows
+from fairmt.bench.contest import rows_of
 from fairmt.bench.problems import Problem
 from fairmt.data import TensorTable
 from fairmt.disparity import SHORTFALL_SLACK, Disparity, Yardstick
@@ -46,7 +46,7 @@ def ceiling(
     validation = frame.iloc[
         np.concatenate([problem.parts["validation"], problem.parts["calibration"]])
     ]
-    known, test = pooled.schema_.encode(validation), test_rows(pooled, problem)
+    known, test = pooled.schema_.encode(validation), rows_of(problem, pooled, ("test",))
     everybody = {"pooled": pooled, "aware": aware}
     on_validation = {n: _outputs(m, validation) for n, m in everybody.items()}
     on_test = {n: _outputs(m, frame.iloc[problem.parts["test"]]) for n, m in everybody.items()}

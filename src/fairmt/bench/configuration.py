@@ -13,6 +13,8 @@ import fairmt
 
 PROTOCOL = 1
 """Raised when a change of the protocol makes earlier results another quantity."""
+TOLERANCE = 0.15
+"""The worst gap that is asked for where a tolerance is."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Configuration:
     data : name in the catalog, or of a problem of `fairmt.bench.problems`.
     variant : '' or 'missing:SHARE', 'missing_by_group:SHARE', 'shift', 'intersections'.
     options : of the method, as pairs.
+    controller : 'path', or 'dual' for the methods that have one; it looks for `TOLERANCE`.
     epochs, path_epochs : None for the learner's own.
     """
 
@@ -32,6 +35,7 @@ class Configuration:
     seed: int = 0
     variant: str = ""
     options: tuple[tuple[str, Any], ...] = ()
+    controller: str = "path"
     epochs: int | None = None
     path_epochs: int | None = None
 
@@ -51,12 +55,13 @@ class Configuration:
     @property
     def contestant(self) -> str:
         """The method with its options, as one name."""
-        return " ".join([self.method, *(f"{k}={v}" for k, v in self.options)])
+        controller = [f"controller={self.controller}"] if self.controller != "path" else []
+        return " ".join([self.method, *controller, *(f"{k}={v}" for k, v in self.options)])
 
     @property
     def reference(self) -> Configuration:
         """The run of the plain reference that this one is measured against."""
-        return replace(self, method="reference", options=())
+        return replace(self, method="reference", options=(), controller="path")
 
     def command(self, seeds: int | None = None) -> str:
         """What to type to make this row again, for one seed or for the first `seeds`."""
@@ -65,6 +70,8 @@ class Configuration:
             words += ["--variant", self.variant]
         for key, value in self.options:
             words += ["--option", f"{key}={json.dumps(value)}"]
+        if self.controller != "path":
+            words += ["--controller", self.controller]
         for flag, value in (("--epochs", self.epochs), ("--path-epochs", self.path_epochs)):
             if value is not None:
                 words += [flag, str(value)]

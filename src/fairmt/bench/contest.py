@@ -10,11 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairmt.bench.configuration import Configuration
+from fairmt.bench.configuration import TOLERANCE, Configuration
 from fairmt.bench.problems import Problem
+from fairmt.boosting import MMMFair
 from fairmt.data import TensorTable
 from fairmt.estimator import FairMTLearner
-from fairmt.path import Candidate
+from fairmt.ledger import Ledger
+from fairmt.methods import METHODS
+from fairmt.notions import resolve_notions
+from fairmt.path import Candidate, Path, PathEvaluator
+from fairmt.tasks import Layout
+
+HELD_OUT = ("validation", "calibration")
+"""Parts that candidates are chosen on."""
 
 
 @dataclass
@@ -26,52 +34,106 @@ class Hand:
     candidates : chosen from by validation figures, which they carry.
     outputs : Tensor (N, n_outputs) of every candidate on the test rows.
     seconds : of processor time for the whole run, looks at candidates included.
-    learner : with schema, ledger and groups, for those who judge.
+    learner : with schema and groups, for those who judge.
+    chosen_on : parts that the figures of the candidates are from; those who fit something on
+        calibration rows have validation rows alone.
     """
 
     candidates: list[Candidate]
     outputs: list[Tensor]
     seconds: float
     learner: FairMTLearner
+    chosen_on: tuple[str, ...] = HELD_OUT
 
 
 def contest(problem: Problem, config: Configuration) -> Hand:
     """Train a contestant. Test rows are shown to it with their labels taken away."""
     start = time.process_time()
-    learner = FairMTLearner(
-        **problem.settings,  # type: ignore[arg-type]
-        method=config.method,
-        options=dict(config.options),
-        seed=config.seed,
-        epochs=config.epochs,
-        path_epochs=config.path_epochs,
-        patience=None,
-    )
+    learner = _learner(problem, config)
     own = {part: rows for part, rows in problem.parts.items() if part != "test"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         learner.fit(problem.bundle.frame, parts=own)
     seconds = time.process_time() - start
-    shown = without_labels(test_rows(learner, problem))
+    kind = METHODS[config.method].kind
+    calibrated = kind == "post-processing" or config.controller == "dual"
+    shown = without_labels(rows_of(problem, learner, ("test",)))
     path = learner.path_
     indices = [p.index for p in path.points if p.candidate.segment == "path"] or [path.plain]
     candidates, outputs = [], []
     for i in indices:
         found, rule = learner.outputs_of(i, shown)
+        candidate = path.candidates[i]
+        if kind == "estimator":
+            candidate = _measured_alike(problem, learner, i, config.seed)
         # Weights are not needed any more, and are most of what a candidate weighs.
-        candidates.append(replace(path.candidates[i], segment="path", weights={}, offsets=rule))
+        candidates.append(replace(candidate, segment="path", weights={}, offsets=rule))
         outputs.append(found)
-    return Hand(candidates, outputs, seconds, learner)
+    return Hand(candidates, outputs, seconds, learner, HELD_OUT[:1] if calibrated else HELD_OUT)
 
 
-def reference(problem: Problem, config: Configuration) -> tuple[Hand, float]:
-    """The plain model that all are measured against, and how much its choice flatters it.
+def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
+    """As a user of the method would make it."""
+    settings: dict[str, Any] = {**problem.settings, "seed": config.seed}
+    if METHODS[config.method].kind == "estimator":
+        return MMMFair(**settings, **dict(config.options))
+    if config.controller == "dual":
+        settings |= {"controller": "dual", "tolerance": TOLERANCE}
+    return FairMTLearner(
+        **settings,
+        method=config.method,
+        options=dict(config.options),
+        epochs=config.epochs,
+        path_epochs=config.path_epochs,
+        patience=None,
+    )
+
+
+def _measured_alike(problem: Problem, learner: FairMTLearner, i: int, seed: int) -> Candidate:
+    """A candidate of an estimator that judges by notions of its own, by those of the benchmark."""
+    table = rows_of(problem, learner, HELD_OUT)
+    evaluator = PathEvaluator(judges(learner), learner.schema_.groups, table, seed)
+    outputs, rule = learner.outputs_of(i, table)
+    own = learner.path_.candidates[i]
+    return evaluator.measure(own.segment, own.epoch, own.strength, {}, outputs, rule)
+
+
+def judges(learner: FairMTLearner) -> Ledger:
+    """What all are judged by, whatever they were trained for."""
+    layout = Layout(learner.schema_.tasks)
+    return Ledger(layout, resolve_notions(layout.tasks, "default"))
+
+
+def rows_of(problem: Problem, learner: FairMTLearner, parts: tuple[str, ...]) -> TensorTable:
+    """Parts of a problem, encoded as the learner encodes."""
+    frame = problem.bundle.frame
+    return TensorTable.joined(
+        [learner.schema_.encode(frame.iloc[problem.parts[part]]) for part in parts]
+    )
+
+
+@dataclass
+class Reference:
+    """The plain model that all are measured against.
+
+    Attributes
+    ----------
+    hand : the one candidate.
+    held_out : Tensor, its outputs on the rows of `HELD_OUT`.
+    optimism : how much its choice flatters it.
+    """
+
+    hand: Hand
+    held_out: Tensor
+    optimism: float
+
+
+def reference(problem: Problem, config: Configuration) -> Reference:
+    """Train the reference.
 
     The better on validation of the plain and the balanced plain model, trained for as many epochs
     as the contestants, each with all its candidates.
     """
-    from fairmt.path import Path
-
     hands = [contest_plain(problem, replace(config, method=m)) for m in ("plain", "balanced")]
     candidates = [c for hand in hands for c in hand.candidates]
     outputs = [o for hand in hands for o in hand.outputs]
@@ -79,29 +141,30 @@ def reference(problem: Problem, config: Configuration) -> tuple[Hand, float]:
     path = Path(
         first.learner.ledger_, first.learner.schema_.groups, candidates, first.learner.path_.rows
     )
-    chosen = [candidates[path.plain]], [outputs[path.plain]]
     seconds = sum(hand.seconds for hand in hands)
-    return Hand(*chosen, seconds, first.learner), path.optimism
+    hand = Hand([candidates[path.plain]], [outputs[path.plain]], seconds, first.learner)
+    behind = path.plain - len(hands[0].candidates)
+    winner, place = (hands[1], behind) if behind >= 0 else (hands[0], path.plain)
+    table = rows_of(problem, winner.learner, HELD_OUT)
+    held_out, _ = winner.learner.outputs_of(_plain(winner.learner)[place], table)
+    return Reference(hand, held_out, path.optimism)
 
 
 def contest_plain(problem: Problem, config: Configuration) -> Hand:
     """All candidates of the plain continuation."""
     hand = contest(problem, config)
     learner = hand.learner
-    shown = without_labels(test_rows(learner, problem))
+    shown = without_labels(rows_of(problem, learner, ("test",)))
     candidates, outputs = [], []
-    for i, candidate in enumerate(learner.path_.candidates):
-        if candidate.segment == "plain":
-            found, rule = learner.outputs_of(i, shown)
-            candidates.append(replace(candidate, weights={}, offsets=rule))
-            outputs.append(found)
+    for i in _plain(learner):
+        found, rule = learner.outputs_of(i, shown)
+        candidates.append(replace(learner.path_.candidates[i], weights={}, offsets=rule))
+        outputs.append(found)
     return replace(hand, candidates=candidates, outputs=outputs)
 
 
-def test_rows(learner: FairMTLearner, problem: Problem) -> TensorTable:
-    """The test part, encoded as the learner encodes."""
-    encoded: TensorTable = learner.schema_.encode(problem.bundle.frame.iloc[problem.parts["test"]])
-    return encoded
+def _plain(learner: FairMTLearner) -> list[int]:
+    return [i for i, c in enumerate(learner.path_.candidates) if c.segment == "plain"]
 
 
 def without_labels(table: TensorTable) -> TensorTable:

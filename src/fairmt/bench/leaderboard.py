@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from fairmt.bench.configuration import Configuration
-from fairmt.bench.statistics import MARGIN, Interval, Ranks, interval, level_down_ratio, ranks
+from fairmt.bench.statistics import (
+    MARGIN,
+    Interval,
+    Ranks,
+    interval,
+    level_down_ratio,
+    ranks,
+    ratio,
+)
 from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import Suite
+from fairmt.methods import METHODS
 
 OURS = "fairmt"
 REFERENCES = ("reference", "collapse")
@@ -86,7 +95,9 @@ class Leaderboard:
             "on validation, against the plain model. "
             "Level-down: what the best-served groups lose, over what they lose on the symmetric "
             "path at the same gap. Satisfied: share of runs whose worst test gap is within .15, "
-            "when asked for that. Cost: one run on one core, evaluation of all candidates included."
+            "when asked for that. Cost: one run on one core, evaluation of all candidates "
+            "included. Methods that are no training step run as their users would run them, and "
+            "have their kind behind the name."
         )
         if self.missing:
             parts.append(f"{self.missing} of {len(self.suite.runs)} runs are still to be made.")
@@ -129,7 +140,28 @@ class Leaderboard:
                 if behind
                 else "It is behind nobody by more than .02 (95 %)."
             )
-        return "\n".join(f"- {line}" for line in lines)
+        return "\n".join(f"- {line}" for line in lines + self._kept())
+
+    def _kept(self) -> list[str]:
+        """How much of what is closed with all labels is closed with some of them missing."""
+        lines = []
+        for problem, by_method in self.results.items():
+            data, _, variant = problem.partition("/")
+            whole, part = self.results.get(data, {}).get(OURS, {}), by_method.get(OURS, {})
+            seeds = sorted(set(whole) & set(part))
+            if not variant.startswith("missing") or not seeds:
+                continue
+            kept = []
+            for figure in ("gap", "shortfall"):
+                own, all_ = (
+                    np.array([_closed(rows[s], figure) for s in seeds]) for rows in (part, whole)
+                )
+                kept.append(f"{figure} {ratio(own, all_).percent.replace('+', '')}")
+            lines.append(
+                f"Of what FairMT closes on {data} with all labels, it keeps with {variant} at a "
+                f"budget of .01: {', '.join(kept)}."
+            )
+        return lines
 
     def _best(self, problem: str) -> str:
         mean = {
@@ -169,7 +201,7 @@ class Leaderboard:
         gap, shortfall = (float(np.mean([c[k] for c in found])) for k in ("gap", "shortfall"))
         return (
             f" Rules that know the group, whatever they cost, reach gap {gap:+.0%} and shortfall "
-            f"{shortfall:+.0%} (the ceiling, attribute by attribute; {len(found)} seed)."
+            f"{shortfall:+.0%} (the ceiling, attribute by attribute; seeds: {len(found)})."
         )
 
     def _row(self, problem: str, name: str) -> str:
@@ -187,8 +219,9 @@ class Leaderboard:
         delta = interval(np.array([b["delta_m"] for b in at]))
         satisfied = np.mean([r["tolerance"]["0.15"]["satisfied"] for r in rows.values()])
         config = Configuration.from_dict(next(iter(rows.values()))["config"])
+        kind = "control" if config.method in REFERENCES else METHODS[config.method].kind
         cells = [
-            name,
+            name if kind == "step" else f"{name} ({kind})",
             len(rows),
             str(interval(np.array([r["volume"] for r in rows.values()]))).replace("+", ""),
             ahead,
@@ -213,6 +246,12 @@ class Leaderboard:
         ]
         known = [f for f in found if np.isfinite(f)]
         return f"{np.mean(known):.2f}" if known else "–"
+
+
+def _closed(row: Mapping[str, Any], figure: str) -> np.ndarray:
+    """The closed share of a figure at the budget, (1 + R,)."""
+    at = row["budget"]["0.01"]
+    return 1 - np.divide(at[figure], at["plain"][figure])
 
 
 def difference(own: Rows, other: Rows) -> Interval | None:

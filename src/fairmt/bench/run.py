@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from statistics import NormalDist
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 import fairmt
 from fairmt.bench.ceiling import ceiling
 from fairmt.bench.collapse import collapse_candidates
-from fairmt.bench.configuration import Configuration
-from fairmt.bench.contest import Hand, contest, reference, test_rows
+from fairmt.bench.configuration import TOLERANCE, Configuration
+from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
 from fairmt.bench.frontier import Frontier, Place
 from fairmt.bench.problems import Problem, problem
 from fairmt.data import TensorTable
@@ -26,7 +27,6 @@ from fairmt.store import load_state, save_state
 
 REPLICATES = 50
 BUDGETS = (0.01,)
-TOLERANCES = (0.15,)
 FIGURES = (
     "delta_m", "gap", "largest_gap", "shortfall", "worst", "best", "level_down", "residual_range",
 )  # fmt: skip
@@ -48,12 +48,12 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
         hand = _control(found, config, base)
     else:
         hand = contest(found, config)
-    learner, table = hand.learner, test_rows(hand.learner, found)
-    groups, rows = learner.schema_.groups, base.rows
+    learner, table = hand.learner, rows_of(found, hand.learner, ("test",))
+    plain, rows = base.on(found, hand, config.seed)
     path = Path(
-        learner.ledger_,
-        groups,
-        [base.candidate, *hand.candidates],
+        judges(learner),
+        learner.schema_.groups,
+        [plain, *hand.candidates],
         rows,
         reference_optimism=base.optimism,
     )
@@ -73,7 +73,7 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
             for i in frontier.indices
         ],
         "budget": {str(b): _chosen(frontier, utility_budget=b) for b in BUDGETS},
-        "tolerance": {str(t): _satisfied(path, outputs, table, t) for t in TOLERANCES},
+        "tolerance": {str(TOLERANCE): _satisfied(path, frontier, outputs, table, TOLERANCE)},
     }
 
 
@@ -92,12 +92,24 @@ def _header(config: Configuration) -> dict[str, Any]:
 
 
 class _Reference:
-    """The plain candidate of a problem and seed, with its outputs on the test rows."""
+    """The plain candidate of a problem and seed, with its outputs on held-out and test rows."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.candidate = Candidate.from_state(state["candidate"])
         self.outputs, self.rows = state["outputs"], state["rows"]
+        self.held_out = state["held_out"]
         self.optimism = float(state["optimism"])
+
+    def on(self, found: Problem, hand: Hand, seed: int) -> tuple[Candidate, torch.Tensor]:
+        """The candidate, and the rows of groups, on the parts that a contestant is chosen on."""
+        if hand.chosen_on == HELD_OUT:
+            return self.candidate, self.rows
+        learner, own = hand.learner, self.candidate
+        table = rows_of(found, learner, hand.chosen_on)
+        evaluator = PathEvaluator(judges(learner), learner.schema_.groups, table, seed)
+        outputs = self.held_out[: len(table)]
+        candidate = evaluator.measure("plain", own.epoch, 0.0, {}, outputs, own.offsets)
+        return candidate, learner.schema_.groups.membership(table.attributes)[:, 1:].sum(0)
 
     @staticmethod
     def of(found: Problem, config: Configuration, cache: FilePath) -> _Reference:
@@ -105,12 +117,14 @@ class _Reference:
         try:
             return _Reference(load_state(folder))
         except FileNotFoundError:
-            hand, optimism = reference(found, config.reference)
+            trained = reference(found, config.reference)
+        hand = trained.hand
         state = {
             "candidate": hand.candidates[0].state_dict(),
             "outputs": hand.outputs[0],
             "rows": hand.learner.path_.rows,
-            "optimism": optimism,
+            "held_out": trained.held_out,
+            "optimism": trained.optimism,
             "seconds": hand.seconds,
         }
         save_state(folder, state)
@@ -119,20 +133,16 @@ class _Reference:
 
 def _control(found: Problem, config: Configuration, base: _Reference) -> Hand:
     """The reference itself, or the collapse control that shifts its decisions."""
-    from dataclasses import replace
-
     hand = contest(found, replace(config, method="plain"))
     if config.method == "reference":
         candidate = replace(base.candidate, segment="path")
         return replace(hand, candidates=[candidate], outputs=[base.outputs])
     learner = hand.learner
-    validation = learner.schema_.encode(found.bundle.frame.iloc[found.parts["validation"]]).join(
-        learner.schema_.encode(found.bundle.frame.iloc[found.parts["calibration"]])
-    )
-    evaluator = PathEvaluator(learner.ledger_, learner.schema_.groups, validation, config.seed)
+    held_out = rows_of(found, learner, HELD_OUT)
+    evaluator = PathEvaluator(learner.ledger_, learner.schema_.groups, held_out, config.seed)
     plain = learner.path_.candidates[learner.path_.plain]
-    on_validation, _ = learner.outputs_of(learner.path_.plain, validation)
-    shifted = collapse_candidates(evaluator, plain, on_validation)
+    on_held_out, _ = learner.outputs_of(learner.path_.plain, held_out)
+    shifted = collapse_candidates(evaluator, plain, on_held_out)
     return replace(
         hand,
         candidates=[replace(c, weights={}) for c in shifted],
@@ -155,10 +165,15 @@ def _chosen(frontier: Frontier, **wish: float) -> dict[str, Any]:
 
 
 def _satisfied(
-    path: Path, outputs: list[torch.Tensor], table: TensorTable, tolerance: float
+    path: Path,
+    frontier: Frontier,
+    outputs: list[torch.Tensor],
+    table: TensorTable,
+    tolerance: float,
 ) -> dict[str, Any]:
     """Whether the worst gap on test rows is within a tolerance, as far as sampling can tell."""
     choice = path.choose(tolerance=tolerance)
+    at = frontier.places[choice.point.index]
     plain, index = path.plain, choice.point.index
     rows = path.groups.membership(table.attributes)[:, 1:].sum(0)
     moments = [
@@ -170,7 +185,12 @@ def _satisfied(
     errors = gap_errors(path.ledger, path.groups, moments[1])[yardstick.counted]
     z = NormalDist().inv_cdf(1 - 0.05 / max(1, len(gaps)))
     lower = float((gaps - z * errors).max()) if len(gaps) else float("nan")
-    return {"reached": choice.reached, "lower": round(lower, 4), "satisfied": lower <= tolerance}
+    return {
+        "reached": choice.reached,
+        "lower": round(lower, 4),
+        "satisfied": lower <= tolerance,
+        **{name: _rounded([getattr(p, name) for p in at]) for name in ("delta_m", "gap")},
+    }
 
 
 def _figures(place: Place) -> dict[str, Any]:

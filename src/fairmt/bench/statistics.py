@@ -40,16 +40,33 @@ def interval(values: np.ndarray) -> Interval:
         bootstrap weightings of them (by household, patient). Differences are paired by giving the
         differences.
     """
-    rng = np.random.default_rng(0)
     values = np.asarray(values, dtype=float)
+    low, high = np.quantile(_drawn_means(values), [0.025, 0.975])
+    return Interval(float(values[:, 0].mean()), float(low), float(high))
+
+
+def ratio(values: np.ndarray, base: np.ndarray) -> Interval:
+    """One mean over another, with bounds from the same draws of seeds and rows for both.
+
+    Parameters
+    ----------
+    values, base : array (S, 1 + R), see `interval`.
+    """
+    means = _drawn_means(np.asarray(values, float)) / _drawn_means(np.asarray(base, float))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values[:, 0].mean() / base[:, 0].mean()), float(low), float(high))
+
+
+def _drawn_means(values: np.ndarray) -> np.ndarray:
+    """Means over drawn seeds and weightings, (DRAWS,); alike for arrays of one shape."""
+    rng = np.random.default_rng(0)
     seeds, weightings = values.shape
     # Replicates centred on their own mean: weighting rows shifts the level of a volume.
     centred = values[:, 1:] - values[:, 1:].mean(1, keepdims=True) + values[:, :1]
     drawn = rng.integers(seeds, size=(DRAWS, seeds))
     weighting = rng.integers(weightings - 1, size=(DRAWS, seeds))
-    means = centred[drawn, weighting].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values[:, 0].mean()), float(low), float(high))
+    means: np.ndarray = centred[drawn, weighting].mean(1)
+    return means
 
 
 @dataclass(frozen=True)

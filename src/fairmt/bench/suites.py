@@ -22,15 +22,17 @@ VARIANTS = (
     "missing:0.5", "missing:0.9", "missing_by_group:0.5", "intersections",
 )  # fmt: skip
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "no direction": {"directionality": 0.0},
     "all direction": {"directionality": 1.0},
     "no tolerance": {"tolerance": 0.0},
     "mean instead of worst case": {"sharpness": 0.0},
-    "sharper worst case": {"sharpness": 16.0},
+    "sharper worst case": {"sharpness": 9.0},
     "no memory": {"max_decay": 0.0},
     "no proxy": {"proxy": None},
+    "the dual in place of the path": {"controller": "dual"},
+    "the dual without its bound": {"controller": "dual", "max_strength": 1000.0},
 }
-"""Pieces of FairMT switched off, by the options that do it."""
+"""Pieces of FairMT switched off or exchanged, by the options that do it; without any direction it
+is the method 'symmetric'."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,17 @@ def _runs(
 
 
 def _ablations(data: Iterable[str], seeds: int) -> tuple[Configuration, ...]:
-    whole = _runs(data, ("fairmt",), seeds)
+    whole = _runs(data, ("fairmt", "symmetric"), seeds)
     parts = tuple(
-        Configuration(d, "fairmt", seed, "", tuple(options.items()))
-        for seed, d, options in product(range(seeds), data, ABLATIONS.values())
+        Configuration(
+            d,
+            "fairmt",
+            seed,
+            "",
+            tuple((k, v) for k, v in settings.items() if k != "controller"),
+            settings.get("controller", "path"),
+        )
+        for seed, d, settings in product(range(seeds), data, ABLATIONS.values())
     )
     return whole + parts
 
@@ -102,7 +111,7 @@ SUITES: dict[str, Suite] = {
             "variants",
             "labels removed, at random and by group; other states; intersections",
             "about two hours on two cores",
-            _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
+            _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift")),
         ),
         Suite(
             "full",

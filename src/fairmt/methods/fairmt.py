@@ -6,6 +6,7 @@ and `fairmt.geometry` for what is ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -49,8 +50,11 @@ class FairMT(StepMethod):
         The gap that is accepted; see `Constraint`.
     strength : float, optional
         A fixed λ. None: bounded dual ascent, driven by `calibrate`. Settable at any step.
-    directionality, sharpness, min_evidence, standard_errors, floor_slack
+    directionality, min_evidence, standard_errors, floor_slack
         See `Constraint`.
+    sharpness : float
+        κ of the smooth worst case where λ is 1; it is ``sharpness · √λ``. While the price is low,
+        all entries are worth looking at; the higher it gets, the more the worst ones are.
     temperature : float
         τ of the soft decisions, in units of the outputs: lower is closer to the hard decisions.
     evidence_target, max_decay
@@ -84,7 +88,7 @@ class FairMT(StepMethod):
         tolerance: float | Mapping[str, float] = 0.02,
         strength: float | None = None,
         directionality: float = 0.8,
-        sharpness: float = 4.0,
+        sharpness: float = 3.0,
         temperature: float = 0.5,
         min_evidence: float = 10.0,
         standard_errors: float = 0.0,
@@ -101,7 +105,7 @@ class FairMT(StepMethod):
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be positive. Found {temperature}.")
-        self.notion, self.temperature = notion, temperature
+        self.notion, self.sharpness, self.temperature = notion, sharpness, temperature
         self._constraint_settings: dict[str, Any] = {
             "tolerance": tolerance,
             "directionality": directionality,
@@ -112,7 +116,7 @@ class FairMT(StepMethod):
         }
         self._memory_settings = (evidence_target, max_decay)
         self.proxy = None if proxy is None else Proxy(proxy, rho, smoothing, refresh)
-        self.dual = Dual(max_strength, dual_rate)
+        self.dual = Dual(max_strength, dual_rate, start=min(Dual.start, max_strength / 2))
         self._strength = strength
         self._dual_errors = dual_standard_errors
         super().__init__(encoder, heads, tasks, groups)
@@ -211,6 +215,7 @@ class FairMT(StepMethod):
         self, outputs: Tensor, known: tuple[Tensor, Tensor], b: Batch
     ) -> tuple[Aggregate, Tensor]:
         """The constraint on a batch, and its derivative by the outputs."""
+        self.constraint.sharpness = self.sharpness * math.sqrt(self.strength or 1.0)
         member = self.groups.membership(b.attributes, outputs.dtype)
         weights = None if b.weights is None else b.weights.to(outputs.dtype)
         offsets = self.offsets.to(outputs)
