@@ -29,7 +29,7 @@ from fairmt.estimator import FairMTLearner
 
 SETTINGS: dict[str, tuple[str, list[float], float]] = {
     "directionality": ("directionality α", [0.0, 0.5, 0.8, 0.9, 1.0], 0.8),
-    "sharpness": ("sharpness κ", [0.0, 1.0, 4.0, 10.0, 25.0], 4.0),
+    "sharpness": ("sharpness κ at λ = 1", [0.0, 1.0, 3.0, 10.0, 25.0], 3.0),
     "temperature": ("temperature τ", [0.1, 0.25, 0.5, 1.0, 2.0], 0.5),
     "max_decay": ("longest memory β", [0.0, 0.5, 0.9, 0.99], 0.99),
     "rho": ("weight of the heads ρ", [0.0, 0.1, 1.0, 10.0], 1.0),

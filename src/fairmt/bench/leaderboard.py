@@ -18,7 +18,7 @@ from fairmt.bench.statistics import (
     ratio,
 )
 from fairmt.bench.store import ResultStore
-from fairmt.bench.suites import Suite
+from fairmt.bench.suites import IN_WORDS, Suite
 from fairmt.methods import METHODS
 
 OURS = "fairmt"
@@ -221,7 +221,7 @@ class Leaderboard:
         config = Configuration.from_dict(next(iter(rows.values()))["config"])
         kind = "control" if config.method in REFERENCES else METHODS[config.method].kind
         cells = [
-            name if kind == "step" else f"{name} ({kind})",
+            " ".join([name, *(f"({w})" for w in (IN_WORDS.get(name), kind) if w and w != "step")]),
             len(rows),
             str(interval(np.array([r["volume"] for r in rows.values()]))).replace("+", ""),
             ahead,

@@ -10,6 +10,7 @@ import numpy as np
 
 from fairmt.bench.leaderboard import OURS, Leaderboard
 from fairmt.bench.statistics import Ranks
+from fairmt.bench.suites import IN_WORDS
 
 # Okabe and Ito's colours, told apart by people who see fewer; markers tell lines apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -35,10 +36,12 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     names = [n for n in board.results[problem] if n not in ("reference", "plain")]
     names.sort(key=lambda n: n != OURS)
+    lowest = 0.0
     for i, name in enumerate(names):
         rows = list(board.results[problem][name].values())
         for axis, figure_name in zip(axes, ("gap", "shortfall"), strict=True):
             x, y = _line(rows, figure_name)
+            lowest = min(lowest, float(y.min()))
             axis.plot(
                 x,
                 y,
@@ -56,7 +59,7 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
         axis.axhline(0, color="#bbbbbb", linewidth=0.8)
         axis.axvline(0, color="#bbbbbb", linewidth=0.8)
         axis.set_xlabel(f"Change of the {words} (left is better)")
-        axis.set_ylim(-0.105, 0.025)
+        axis.set_ylim(max(-0.105, lowest - 0.005), 0.025)
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
         axis.yaxis.set_major_formatter(lambda v, _: f"{v:+.0%}")
         axis.spines[["top", "right"]].set_visible(False)
@@ -132,4 +135,6 @@ def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.n
 
 
 def _words(name: str) -> str:
+    if name in IN_WORDS:
+        return IN_WORDS[name]
     return SPOKEN.get(name, name.replace("_", " "))

@@ -68,20 +68,21 @@ def _runs(
     )
 
 
+def _ablated(data: str, seed: int, settings: Mapping[str, Any]) -> Configuration:
+    options = tuple((k, v) for k, v in settings.items() if k != "controller")
+    return Configuration(data, "fairmt", seed, "", options, settings.get("controller", "path"))
+
+
 def _ablations(data: Iterable[str], seeds: int) -> tuple[Configuration, ...]:
     whole = _runs(data, ("fairmt", "symmetric"), seeds)
-    parts = tuple(
-        Configuration(
-            d,
-            "fairmt",
-            seed,
-            "",
-            tuple((k, v) for k, v in settings.items() if k != "controller"),
-            settings.get("controller", "path"),
-        )
+    return whole + tuple(
+        _ablated(d, seed, settings)
         for seed, d, settings in product(range(seeds), data, ABLATIONS.values())
     )
-    return whole + parts
+
+
+IN_WORDS = {_ablated("", 0, settings).contestant: words for words, settings in ABLATIONS.items()}
+"""What the contestants of the ablations are called."""
 
 
 SUITES: dict[str, Suite] = {
@@ -98,19 +99,19 @@ SUITES: dict[str, Suite] = {
         Suite(
             "core",
             "the main contestants on four tables with tasks of several kinds, 5 seeds",
-            "about an hour on two cores",
+            "about 40 minutes on two cores",
             _runs(CORE_DATA, CORE, 5) + _runs(CORE_DATA, ("ceiling",), 1),
         ),
         Suite(
             "ablations",
-            "FairMT with one piece off at a time",
-            "about an hour on two cores",
+            "FairMT with one piece off or exchanged at a time",
+            "about 20 minutes on two cores",
             _ablations(("acs", "diabetes130"), 5),
         ),
         Suite(
             "variants",
             "labels removed, at random and by group; other states; intersections",
-            "about two hours on two cores",
+            "about an hour and a half on two cores",
             _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift")),
         ),
         Suite(
@@ -118,6 +119,7 @@ SUITES: dict[str, Suite] = {
             "every method; tables, five binary tasks, pictures, texts",
             "days on two cores; it may be cut short and gone on with",
             _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
+            + _runs(("acs_binary",), ("mmm_fair",), 5)
             + _runs(("faces",), CORE, 5)
             + _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
         ),
