@@ -60,12 +60,13 @@ def contest(problem: Problem, config: Configuration) -> Hand:
     shown = without_labels(rows_of(problem, learner, ("test",)))
     path = learner.path_
     indices = [p.index for p in path.points if p.candidate.segment == "path"] or [path.plain]
+    if kind == "estimator":
+        figures = _measured_alike(problem, learner, indices, config.seed)
+    else:
+        figures = [path.candidates[i] for i in indices]
     candidates, outputs = [], []
-    for i in indices:
+    for i, candidate in zip(indices, figures, strict=True):
         found, rule = learner.outputs_of(i, shown)
-        candidate = path.candidates[i]
-        if kind == "estimator":
-            candidate = _measured_alike(problem, learner, i, config.seed)
         # Weights are not needed any more, and are most of what a candidate weighs.
         candidates.append(replace(candidate, segment="path", weights={}, offsets=rule))
         outputs.append(found)
@@ -89,13 +90,18 @@ def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
     )
 
 
-def _measured_alike(problem: Problem, learner: FairMTLearner, i: int, seed: int) -> Candidate:
-    """A candidate of an estimator that judges by notions of its own, by those of the benchmark."""
+def _measured_alike(
+    problem: Problem, learner: FairMTLearner, indices: list[int], seed: int
+) -> list[Candidate]:
+    """Candidates of an estimator that judges by notions of its own, by those of the benchmark."""
     table = rows_of(problem, learner, HELD_OUT)
     evaluator = PathEvaluator(judges(learner), learner.schema_.groups, table, seed)
-    outputs, rule = learner.outputs_of(i, table)
-    own = learner.path_.candidates[i]
-    return evaluator.measure(own.segment, own.epoch, own.strength, {}, outputs, rule)
+    measured = []
+    for i in indices:
+        outputs, rule = learner.outputs_of(i, table)
+        own = learner.path_.candidates[i]
+        measured.append(evaluator.measure(own.segment, own.epoch, own.strength, {}, outputs, rule))
+    return measured
 
 
 def judges(learner: FairMTLearner) -> Ledger:
