@@ -120,7 +120,7 @@ SUITES: dict[str, Suite] = {
             "days on two cores; it may be cut short and gone on with",
             _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
             + _runs(("acs_binary",), ("mmm_fair",), 5)
-            + _runs(("faces",), CORE, 5)
+            + _runs(("faces",), CORE, 5, epochs=6, path_epochs=8)
             + _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
         ),
     )
