@@ -76,7 +76,7 @@ class Constraint:
     and for a statistic without orientation ``v = [|q - c| - ε]₊`` around its centre c, which
     carries no gradient. With floors, ``[floor - b - η]₊`` joins as further entries. All known
     entries become ``C = (1/κ) log Σ ω exp(κ v)``, Σω = 1, ω ∝ task weight / (attributes ·
-    groups).
+    groups), and less where evidence is short.
 
     Parameters
     ----------
@@ -89,6 +89,10 @@ class Constraint:
         κ: 0 is the mean, inf the maximum.
     min_evidence : float
         Rows a group needs before its rate is known; below, its entries leave the constraint.
+    full_evidence : float
+        Rows from which on an entry has its whole ω; with fewer, ω falls with the square of their
+        share. The worst of many noisy rates is most often one of a few people, and lifting those
+        few by name costs everybody. 0: all known entries count alike.
     standard_errors : float
         This many standard errors of the difference are subtracted inside ``[·]₊`` (rates in
         [0, 1] only); an alternative to memory against noise.
@@ -108,6 +112,7 @@ class Constraint:
         directionality: float = 0.8,
         sharpness: float = 4.0,
         min_evidence: float = 10.0,
+        full_evidence: float = 0.0,
         standard_errors: float = 0.0,
         floors: Tensor | None = None,
         floor_slack: float = 0.0,
@@ -116,9 +121,12 @@ class Constraint:
             raise ValueError(f"directionality must lie in [0, 1]. Found {directionality}.")
         if sharpness < 0:
             raise ValueError(f"sharpness must not be negative. Found {sharpness}.")
+        if full_evidence < 0:
+            raise ValueError(f"full_evidence must not be negative. Found {full_evidence}.")
         self.ledger, self.groups = ledger, groups
         self.directionality, self.sharpness = directionality, sharpness
-        self.min_evidence, self.standard_errors = min_evidence, standard_errors
+        self.min_evidence, self.full_evidence = min_evidence, full_evidence
+        self.standard_errors = standard_errors
         self.floor_slack = floor_slack
         oriented = ledger.orientation != 0
         self._any_oriented, self._all_oriented = bool(oriented.any()), bool(oriented.all())
@@ -253,11 +261,11 @@ class Constraint:
         gaps = self._gaps(rates, compared, evidence)
         slack, known = self._with_floors(gaps.slack, compared, rates, evidence)
         v = torch.relu(slack)
-        value, shares = self._worst_case(v, known)
+        value, shares = self._worst_case(v, known, evidence)
         pull = shares * (slack > 0)
         return Aggregate(value, v, shares, known), self._gradient(gaps, compared, pull)
 
-    def _worst_case(self, v: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def _worst_case(self, v: Tensor, known: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """``(1/κ) log Σ ω exp(κ v)`` over the known entries, and its derivative, the shares.
 
         Both are 0 where nothing is known, since v then is 0 throughout.
@@ -268,6 +276,8 @@ class Constraint:
             worst = ((v == largest) & known).to(v.dtype)
             return largest, worst / worst.sum().clamp(min=1)
         weight = self._weight.like(v)
+        if self.full_evidence:
+            weight = weight * (evidence[1:] / self.full_evidence).clamp_(max=1).square_()
         if len(v) != len(weight):
             weight = torch.cat([weight, weight])
         weight = weight * known

@@ -226,6 +226,31 @@ def test_value_and_shares_follow_the_formula(kappa: float) -> None:
     assert bool((v[known] <= bound[known] + 1e-6).all())
 
 
+@pytest.mark.parametrize("kappa", [0.0, 4.0])
+def test_an_entry_short_of_evidence_weighs_by_the_square_of_what_it_has(kappa: float) -> None:
+    # The same violation everywhere; rows of a quarter, a half and one and a half of what is full.
+    rates = column(0.9, 0.5, 0.5, 0.5).repeat(1, 2)
+    rows = torch.tensor([300.0, 50.0, 100.0, 300.0], dtype=torch.float64)[:, None].expand(4, 2)
+    groups = Groups((Attribute("race", ("p", "q", "r", "s")),))
+    moments = moments_with(TWO_RECALLS, rates, rows)
+    constraint = Constraint(TWO_RECALLS, groups, sharpness=kappa, full_evidence=200.0)
+    shares = constraint.aggregate(moments).shares
+    ratio = (shares / shares[3]).tolist()
+    assert ratio[1] == pytest.approx([1 / 16] * 2)
+    assert ratio[2] == pytest.approx([1 / 4] * 2)
+    assert float(shares.sum()) == pytest.approx(1.0)
+    alike = Constraint(TWO_RECALLS, groups, sharpness=kappa).aggregate(moments).shares
+    assert alike[1].tolist() == pytest.approx(alike[3].tolist())
+
+
+def test_evidence_that_is_short_alike_changes_nothing() -> None:
+    moments = moments_with(RECALL, column(0.9, 0.5, 0.7), 40.0)
+    short = Constraint(RECALL, THREE, full_evidence=200.0).aggregate(moments)
+    alike = Constraint(RECALL, THREE).aggregate(moments)
+    assert float(short.value) == pytest.approx(float(alike.value))
+    assert short.shares.tolist() == [pytest.approx(x) for x in alike.shares.tolist()]
+
+
 @pytest.mark.parametrize("kappa", [0.0, 1e-3, 4.0, 1e3, math.inf])
 def test_shares_sum_to_one_over_what_is_known(kappa: float) -> None:
     for moments in (random_moments(), random_moments(1)):
@@ -590,6 +615,7 @@ def test_what_binds_comes_worst_first_and_not_more_than_asked() -> None:
     [
         ({"directionality": 1.5}, r"directionality must lie in \[0, 1\]. Found 1.5"),
         ({"sharpness": -1.0}, "sharpness must not be negative. Found -1.0"),
+        ({"full_evidence": -1.0}, "full_evidence must not be negative. Found -1.0"),
         ({"tolerance": -0.1}, "tolerance must be a number, 0 or more. Found -0.1"),
         ({"tolerance": math.nan}, "tolerance must be a number, 0 or more. Found nan"),
         ({"tolerance": {"il": 0.1}}, r"unknown tasks \['il'\]; tasks are \['ill'\]"),

@@ -94,6 +94,7 @@ class Slow:
     offsets: Tensor
     directionality: float = 0.8
     sharpness: float = 3.0
+    full_evidence: float = 200.0
     standard_errors: float = 0.0
     max_decay: float = 0.99
     balanced: bool = True
@@ -258,17 +259,21 @@ class Slow:
             for partition in self.groups.partitions:
                 own = range(partition.groups.start + 1, partition.groups.stop + 1)
                 known = [g for g in own if evidence[j, g] >= MIN_EVIDENCE]
-                omega = weight / len(own)
-                entries += [
-                    (omega, v)
-                    for v in self.violations(j, measure.orientation, known, rates, evidence)
-                ]
+                omega = {
+                    g: weight / len(own) * min(1.0, evidence[j, g] / self.full_evidence) ** 2
+                    if self.full_evidence
+                    else weight / len(own)
+                    for g in known
+                }
+                found = self.violations(j, measure.orientation, known, rates, evidence)
+                if found:
+                    entries += [(omega[g], v) for g, v in zip(known, found, strict=True)]
                 for g in known:
                     if self.floors is not None and measure.orientation:
                         floor = self.floors[g - 1, j]
                         if not floor.isnan():
                             fall = floor - measure.orientation * rates[j, g] - SLACK
-                            entries.append((omega, torch.relu(fall)))
+                            entries.append((omega[g], torch.relu(fall)))
         if not entries:
             return torch.zeros((), dtype=torch.float64)
         omegas = torch.tensor([e[0] for e in entries], dtype=torch.float64)
@@ -339,6 +344,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "maximum": {"sharpness": math.inf},
     "sharp": {"sharpness": 30.0},
     "standard errors": {"standard_errors": 0.3},
+    "evidence of no weight": {"full_evidence": 0.0},
+    "evidence mostly full": {"full_evidence": 12.0},
     "no memory": {"max_decay": 0.0},
     "no proxy": {"balanced": False},
     "a Gramian at every other step": {"refresh": 2},

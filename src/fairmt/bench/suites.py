@@ -26,6 +26,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no tolerance": {"tolerance": 0.0},
     "mean instead of worst case": {"sharpness": 0.0},
     "sharper worst case": {"sharpness": 9.0},
+    "few people count like many": {"full_evidence": 0.0},
     "no memory": {"max_decay": 0.0},
     "no proxy": {"proxy": None},
     "the dual in place of the path": {"controller": "dual"},

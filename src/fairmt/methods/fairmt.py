@@ -50,7 +50,7 @@ class FairMT(StepMethod):
         The gap that is accepted; see `Constraint`.
     strength : float, optional
         A fixed λ. None: bounded dual ascent, driven by `calibrate`. Settable at any step.
-    directionality, min_evidence, standard_errors, floor_slack
+    directionality, min_evidence, full_evidence, standard_errors, floor_slack
         See `Constraint`.
     sharpness : float
         κ of the smooth worst case where λ is 1; it is ``sharpness · √λ``. While the price is low,
@@ -91,6 +91,7 @@ class FairMT(StepMethod):
         sharpness: float = 3.0,
         temperature: float = 0.5,
         min_evidence: float = 10.0,
+        full_evidence: float = 200.0,
         standard_errors: float = 0.0,
         floor_slack: float = 0.0,
         evidence_target: float = 200.0,
@@ -111,6 +112,7 @@ class FairMT(StepMethod):
             "directionality": directionality,
             "sharpness": sharpness,
             "min_evidence": min_evidence,
+            "full_evidence": full_evidence,
             "standard_errors": standard_errors,
             "floor_slack": floor_slack,
         }
