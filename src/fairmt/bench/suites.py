@@ -109,19 +109,19 @@ SUITES: dict[str, Suite] = {
         Suite(
             "ablations",
             "FairMT with one piece off or exchanged at a time",
-            "about 20 minutes on two cores",
+            "about 25 minutes on two cores",
             _ablations(("acs", "diabetes130"), 5),
         ),
         Suite(
             "variants",
             "labels removed, at random and by group; other states; intersections",
-            "about an hour and a half on two cores",
+            "about half an hour on two cores",
             _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift")),
         ),
         Suite(
             "full",
             "every method; tables, five binary tasks, pictures, texts",
-            "days on two cores; it may be cut short and gone on with",
+            "about 6 hours on two cores, 4 of them for the pictures; it may be cut short",
             _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
             + _runs(("acs_binary",), ("mmm_fair",), 5)
             + _runs(("faces",), CORE, 5, epochs=6, path_epochs=8)
