@@ -22,23 +22,41 @@ SPOKEN = {
     "fairbranch": "FairBranch",
     "f_ferm": "f-FERM",
     "faircocco": "FairCOCCO",
+    "mta_f": "MTA-F",
+    "mmd": "MMD penalty",
+    "correlation": "correlation penalty",
+    "gap": "gap penalty",
+    "cuma": "CUMA",
+    "l2t_fmt": "L2T-FMT",
+    "barycentre": "barycentres",
+    "sensei": "SenSeI",
+    "dualfair": "DualFair",
+    "mmm_fair": "MMM-fair",
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST_LINES = 12
+"""More cannot be told apart."""
 
 
 def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
-    """Utility against gap and against shortfall, a line per contestant, mean over seeds."""
+    """Utility against gap and against shortfall, a line per contestant, mean over seeds.
+
+    Of many contestants those with the highest hypervolume are drawn.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-    names = [n for n in board.results[problem] if n not in ("reference", "plain")]
+    found = board.results[problem]
+    names = [n for n in found if n not in ("reference", "plain")]
+    names.sort(key=lambda n: -np.mean([r["volume"][0] for r in found[n].values()]))
+    names = names[:MOST_LINES]
     names.sort(key=lambda n: n != OURS)
     lowest = 0.0
     for i, name in enumerate(names):
-        rows = list(board.results[problem][name].values())
+        rows = list(found[name].values())
         for axis, figure_name in zip(axes, ("gap", "shortfall"), strict=True):
             x, y = _line(rows, figure_name)
             lowest = min(lowest, float(y.min()))
@@ -66,8 +84,8 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     axes[0].set_xlim(-0.85, 0.15)
     axes[1].set_xlim(-0.45, 0.15)
     axes[0].set_ylabel("Change of utility (higher is better)")
-    axes[1].legend(fontsize=8, frameon=False)
-    seeds = max(len(r) for r in board.results[problem].values())
+    axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    seeds = max(len(r) for r in found.values())
     figure.suptitle(f"{problem}: test rows, against the plain model, mean of up to {seeds} seeds")
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
