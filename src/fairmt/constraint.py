@@ -91,8 +91,8 @@ class Constraint:
         Rows a group needs before its rate is known; below, its entries leave the constraint.
     full_evidence : float
         Rows from which on an entry has its whole ω; with fewer, ω falls with the square of their
-        share. The worst of many noisy rates is most often one of a few people, and lifting those
-        few by name costs everybody. 0: all known entries count alike.
+        share: the worst of many noisy rates is most often one of a few people, and its gradient
+        is the noise of their rows. 0: all known entries count alike.
     standard_errors : float
         This many standard errors of the difference are subtracted inside ``[·]₊`` (rates in
         [0, 1] only); an alternative to memory against noise.
