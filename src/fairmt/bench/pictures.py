@@ -41,7 +41,8 @@ MOST_LINES = 12
 def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     """Utility against gap and against shortfall, a line per contestant, mean over seeds.
 
-    Of many contestants those with the highest hypervolume are drawn.
+    Of many contestants those with the highest hypervolume are drawn, FairMT and the collapse
+    control always.
     """
     import matplotlib
 
@@ -52,8 +53,8 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     found = board.results[problem]
     names = [n for n in found if n not in ("reference", "plain")]
     names.sort(key=lambda n: -np.mean([r["volume"][0] for r in found[n].values()]))
+    names.sort(key=lambda n: (n != OURS, n != "collapse"))
     names = names[:MOST_LINES]
-    names.sort(key=lambda n: n != OURS)
     lowest = 0.0
     for i, name in enumerate(names):
         rows = list(found[name].values())
