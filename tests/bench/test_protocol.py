@@ -129,6 +129,12 @@ def test_labels_are_removed_from_all_parts_but_the_test(variant: str) -> None:
         assert by_group.max() > 1.5 * by_group.min()
 
 
+def test_attributes_become_inputs_on_demand() -> None:
+    blind, aware = problem("made_up"), problem("made_up", "attributes_as_inputs")
+    assert "attributes_as_inputs" not in blind.settings
+    assert aware.settings == {**blind.settings, "attributes_as_inputs": True}
+
+
 def test_unknown_variants_are_named() -> None:
     with pytest.raises(ValueError, match="Unknown variant 'noise'"):
         problem("made_up", "noise")

@@ -16,6 +16,9 @@ SHIFT = {"train": ("HI",), "test": ("NM",)}
 """States of the natural shift: train, calibration and validation rows from the one, test rows from
 the other."""
 
+KINDS = ("", "missing", "missing_by_group", "shift", "intersections", "attributes_as_inputs")
+"""Variants of a problem, the argument after the colon left out."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -77,10 +80,10 @@ def problem(data: str, variant: str = "", seed: int = 0) -> Problem:
         If the variant is unknown, or not defined for the data.
     """
     kind, _, argument = variant.partition(":")
-    if kind not in ("", "missing", "missing_by_group", "shift", "intersections"):
+    if kind not in KINDS:
         raise ValueError(
-            f"Unknown variant '{variant}'; expected missing:SHARE, missing_by_group:SHARE, shift "
-            "or intersections."
+            f"Unknown variant '{variant}'; expected missing:SHARE, missing_by_group:SHARE, shift, "
+            "intersections or attributes_as_inputs."
         )
     if kind == "shift" and data != "acs":
         raise ValueError(f"The variant 'shift' is defined for 'acs' alone. Found '{data}'.")
@@ -91,8 +94,13 @@ def problem(data: str, variant: str = "", seed: int = 0) -> Problem:
         parts = _shifted(bundle, seed)
     if kind.startswith("missing"):
         bundle = _with_labels_removed(bundle, parts, float(argument), kind != "missing", seed)
-    depth = 2 if kind == "intersections" else 1
-    return Problem(bundle, parts, {**bundle.learner_settings(), "depth": depth})
+    settings: dict[str, object] = {
+        **bundle.learner_settings(),
+        "depth": 2 if kind == "intersections" else 1,
+    }
+    if kind == "attributes_as_inputs":
+        settings["attributes_as_inputs"] = True
+    return Problem(bundle, parts, settings)
 
 
 def _shifted(bundle: Bundle, seed: int) -> dict[str, np.ndarray]:

@@ -43,7 +43,10 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
     found = problem(config.data, config.variant, config.seed)
     base = _Reference.of(found, config, cache)
     if config.method == "ceiling":
-        return _header(config) | {"ceiling": ceiling(found, config, base.candidate, base.outputs)}
+        figures = ceiling(
+            found, config, base.candidate, base.held_out, base.outputs, budgets=BUDGETS
+        )
+        return _header(config) | {"ceiling": figures}
     if config.method in ("reference", "collapse"):
         hand = _control(found, config, base)
     else:

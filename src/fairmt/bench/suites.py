@@ -20,6 +20,7 @@ FULL = (
 )  # fmt: skip
 VARIANTS = (
     "missing:0.5", "missing:0.9", "missing_by_group:0.5", "intersections",
+    "attributes_as_inputs",
 )  # fmt: skip
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "all direction": {"directionality": 1.0},
@@ -104,7 +105,7 @@ SUITES: dict[str, Suite] = {
             "about 45 minutes on two cores",
             # Law school has the fewest test rows and the widest intervals.
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _runs(("lawschool",), CORE, 10)))
-            + _runs(CORE_DATA, ("ceiling",), 1),
+            + _runs(CORE_DATA, ("ceiling",), 3),
         ),
         Suite(
             "ablations",
@@ -114,9 +115,11 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "variants",
-            "labels removed, at random and by group; other states; intersections",
+            "labels removed, at random and by group; other states; intersections; attributes as "
+            "inputs, of law school too",
             "about half an hour on two cores",
-            _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift")),
+            _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift"))
+            + _runs(("lawschool",), CORE, 5, ("attributes_as_inputs",)),
         ),
         Suite(
             "full",
