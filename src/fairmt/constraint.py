@@ -247,31 +247,38 @@ class Constraint:
             torch.cat([known, has_floor]),
         )
 
-    def aggregate(self, moments: Moments) -> Aggregate:
-        """The smooth worst case over the known entries; 0 where nothing is known."""
+    def aggregate(self, moments: Moments, sharpness: float | None = None) -> Aggregate:
+        """The smooth worst case over the known entries; 0 where nothing is known.
+
+        `sharpness` stands in for the constraint's own.
+        """
         rates = self.ledger.rates(moments.sums)
-        found, gradient = self.judge(rates.detach(), moments.evidence)
+        found, gradient = self.judge(rates.detach(), moments.evidence, sharpness)
         if not rates.requires_grad:
             return found
         return replace(found, value=with_gradients(found.value, [rates], [gradient]))
 
-    def judge(self, rates: Tensor, evidence: Tensor) -> tuple[Aggregate, Tensor]:
+    def judge(
+        self, rates: Tensor, evidence: Tensor, sharpness: float | None = None
+    ) -> tuple[Aggregate, Tensor]:
         """The aggregate, and its derivative by the rates (1 + G, J), which must have no graph."""
         compared = self.known(evidence)
         gaps = self._gaps(rates, compared, evidence)
         slack, known = self._with_floors(gaps.slack, compared, rates, evidence)
         v = torch.relu(slack)
-        value, shares = self._worst_case(v, known, evidence)
+        kappa = self.sharpness if sharpness is None else sharpness
+        value, shares = self._worst_case(v, known, evidence, kappa)
         pull = shares * (slack > 0)
         return Aggregate(value, v, shares, known), self._gradient(gaps, compared, pull)
 
-    def _worst_case(self, v: Tensor, known: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+    def _worst_case(
+        self, v: Tensor, known: Tensor, evidence: Tensor, kappa: float
+    ) -> tuple[Tensor, Tensor]:
         """``(1/κ) log Σ ω exp(κ v)`` over the known entries, and its derivative, the shares.
 
         Both are 0 where nothing is known, since v then is 0 throughout.
         """
-        kappa, tiny = self.sharpness, torch.finfo(v.dtype).tiny
-        largest = v.max()
+        largest, tiny = v.max(), torch.finfo(v.dtype).tiny
         if math.isinf(kappa):
             worst = ((v == largest) & known).to(v.dtype)
             return largest, worst / worst.sum().clamp(min=1)

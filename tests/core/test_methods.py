@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import Any
 
 import pytest
@@ -113,9 +112,8 @@ def lagrangian(f: FairMT, outputs: Tensor, b: Batch) -> Tensor:
     history.load_state_dict(f.history.state_dict())
     # The worst case sharpens with the price.
     kappa = f.sharpness * math.sqrt(f.strength or 1.0)
-    constraint = copy(f.constraint)
-    constraint.sharpness = kappa
-    return total + (f.strength or 0.0) * constraint.aggregate(history.update(moments)).value
+    worst = f.constraint.aggregate(history.update(moments), kappa).value
+    return total + (f.strength or 0.0) * worst
 
 
 def lagrangian_gradients(f: FairMT, data: Data, rho: float) -> tuple[list[list[Tensor]], Tensor]:
@@ -181,7 +179,8 @@ def test_the_constraint_of_a_step_is_that_of_soft_decisions_under_the_rule_in_fo
     (gradient,) = torch.autograd.grad(3.0 * found.value, outputs)
     atoms = atoms_of(f.ledger, outputs, b.labels, f.offsets, 0.4)
     moments = f.ledger.moments(PEOPLE.membership(b.attributes, torch.float64), atoms, b.weights)
-    expected = f.constraint.aggregate(moments)
+    kappa = f.sharpness * math.sqrt(f.strength or 1.0)
+    expected = f.constraint.aggregate(moments, kappa)
     torch.testing.assert_close(found.value, expected.value)
     torch.testing.assert_close(found.violations, expected.violations)
     (wanted,) = torch.autograd.grad(3.0 * expected.value, outputs)

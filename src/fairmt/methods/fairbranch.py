@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, softplus
 
-from fairmt.distributed import all_sum, average_gradients, joint, world_size
+from fairmt.distributed import all_sum, average_gradients, world_size
 from fairmt.groups import Groups
+from fairmt.label_cells import LabelCells, extremes, group_means
 from fairmt.methods.base import Batch, Log, StepMethod, precise
 from fairmt.models import MultiTask, TaskHeads
 from fairmt.models.branched import BranchedMLP, branched
 from fairmt.tasks import Layout, Task
-from fairmt.truths import truths
 
 
 class FairBranch(StepMethod):
@@ -102,11 +101,8 @@ class FairBranch(StepMethod):
                 "shared. Give widths for two layers or more.",
                 stacklevel=2,
             )
-        owners = []
-        for family in self.layout.families:
-            repeats = {"classification": 1, "detection": 2, "regression": 0}[family.kind]
-            owners += [self.layout.task_of_output()[family.outputs]] * repeats
-        self._owner = torch.cat(owners)
+        self._cells = LabelCells(self.layout)
+        self._owner = self._cells.owner
         self._n_cells = torch.bincount(self._owner, minlength=len(self.layout.tasks)).clamp(min=1)
 
     # -- one step ---------------------------------------------------------------------------
@@ -140,28 +136,12 @@ class FairBranch(StepMethod):
 
     def group_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """F (T,), without task weights; 0 for regression and for tasks without labels."""
-        observed, actual = truths(self.layout, batch.labels, outputs.dtype)
-        losses, members = [], []
-        for family, o in zip(self.layout.families, self.layout.by_family(outputs), strict=True):
-            present = actual[:, family.outputs]
-            if family.kind == "classification":
-                shape = (len(family.tasks), family.tasks[0].n_outputs)
-                losses.append(-log_softmax(o.unflatten(1, shape), 2).flatten(1))
-                members.append(present)
-            elif family.kind == "detection":
-                losses += [softplus(-o), softplus(o)]
-                members += [present, observed[:, family.outputs] - present]
-        loss, member = torch.cat(losses, 1), torch.cat(members, 1)
+        losses, cells = self._cells.losses(outputs, batch.labels)
         group = self.groups.membership(batch.attributes, outputs.dtype)[:, 1:]
         if batch.weights is not None:
             group = group * batch.weights.to(outputs.dtype).unsqueeze(1)
-        total, mass = joint(torch.stack([group.T @ (member * loss), group.T @ member]))
-        known = mass > 0
-        mean = torch.where(known, total / torch.where(known, mass, 1.0), -torch.inf)
-        worst = torch.zeros_like(mean[0])
-        for partition in self.groups.partitions:
-            top = mean[partition.groups].amax(0)
-            worst = worst + torch.where(top > -torch.inf, top, 0.0)
+        means, known = group_means(losses, cells, group)
+        worst = extremes(means, known, self.groups)[0].sum(0)
         owner, n_cells = self._owner.to(worst.device), self._n_cells.to(worst.device)
         sums = worst.new_zeros(len(n_cells)).index_add(0, owner, worst)
         return sums / (n_cells * len(self.groups.partitions))

@@ -217,7 +217,6 @@ class FairMT(StepMethod):
         self, outputs: Tensor, known: tuple[Tensor, Tensor], b: Batch
     ) -> tuple[Aggregate, Tensor]:
         """The constraint on a batch, and its derivative by the outputs."""
-        self.constraint.sharpness = self.sharpness * math.sqrt(self.strength or 1.0)
         member = self.groups.membership(b.attributes, outputs.dtype)
         weights = None if b.weights is None else b.weights.to(outputs.dtype)
         offsets = self.offsets.to(outputs)
@@ -227,7 +226,8 @@ class FairMT(StepMethod):
             batch = Moments(all_sum(batch.sums), all_sum(batch.mass), all_sum(batch.mass2))
         moments = self.history.update(batch)
         rates = self.ledger.rates(moments.sums)
-        found, at_rates = self.constraint.judge(rates, moments.evidence)
+        sharpness = self.sharpness * math.sqrt(self.strength or 1.0)
+        found, at_rates = self.constraint.judge(rates, moments.evidence, sharpness)
         at_sums = self.history.through(self.ledger.through_rates(moments.sums, rates, at_rates))
         if world_size() > 1:
             # Gradients are averaged over processes in the end.
