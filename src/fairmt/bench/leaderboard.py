@@ -195,17 +195,29 @@ class Leaderboard:
         return "\n".join(lines)
 
     def _ceiling(self, problem: str) -> str:
-        found = list(self.ceilings.get(problem, {}).values())
-        if not found:
+        by_seed = self.ceilings.get(problem, {})
+        if not by_seed:
             return ""
-        free, priced = _mean(found), _mean([c["budget"]["0.01"] for c in found])
-        return (
+        free = _mean(list(by_seed.values()))
+        priced = _mean([c["budget"]["0.01"] for c in by_seed.values()])
+        said = (
             f" Rules that know the group, whatever they cost, reach gap {free['gap']:+.0%} and "
             f"shortfall {free['shortfall']:+.0%} at Δm {free['delta_m']:+.1%} (the ceiling, "
             "attribute by attribute); going only so far towards them as loses 1 % on validation, "
             f"gap {priced['gap']:+.0%} and shortfall {priced['shortfall']:+.0%} at Δm "
-            f"{priced['delta_m']:+.1%} (seeds: {len(found)})."
+            f"{priced['delta_m']:+.1%} (seeds: {len(by_seed)})."
         )
+        own = self.results[problem].get(OURS, {})
+        seeds = sorted(set(own) & set(by_seed))
+        if seeds:
+            shares = []
+            for figure in ("gap", "shortfall"):
+                closed = np.array([_closed(own[s], figure) for s in seeds])
+                top = [-by_seed[s]["budget"]["0.01"][figure] for s in seeds]
+                top_of_all = np.broadcast_to(np.array(top)[:, None], closed.shape)
+                shares.append(f"{figure} {ratio(closed, top_of_all).percent.replace('+', '')}")
+            said += f" FairMT, blind to groups, closes of the latter: {', '.join(shares)}."
+        return said
 
     def _row(self, problem: str, name: str) -> str:
         rows = self.results[problem][name]

@@ -105,7 +105,7 @@ SUITES: dict[str, Suite] = {
             "about 45 minutes on two cores",
             # Law school has the fewest test rows and the widest intervals.
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _runs(("lawschool",), CORE, 10)))
-            + _runs(CORE_DATA, ("ceiling",), 3),
+            + _runs(CORE_DATA, ("ceiling",), 5),
         ),
         Suite(
             "ablations",
@@ -117,7 +117,7 @@ SUITES: dict[str, Suite] = {
             "variants",
             "labels removed, at random and by group; other states; intersections; attributes as "
             "inputs, of law school too",
-            "about half an hour on two cores",
+            "about 45 minutes on two cores",
             _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift"))
             + _runs(("lawschool",), CORE, 5, ("attributes_as_inputs",)),
         ),
