@@ -94,9 +94,9 @@ class Leaderboard:
             "the split. The columns after it are of the candidate that `utility_budget=0.01` picks "
             "on validation, against the plain model. "
             "Level-down: what the best-served groups lose, over what they lose on the symmetric "
-            "path at the same gap. Satisfied: share of runs whose worst test gap is within .15, "
-            "when asked for that. Cost: one run on one core, evaluation of all candidates "
-            "included. Methods that are no training step run as their users would run them, and "
+            "path at the same gap, with an interval over seeds. Satisfied: share of runs whose "
+            "worst test gap is within .15, when asked for that. Cost: one run on one core, "
+            "evaluation of all candidates included. Methods that are no training step run as their users would run them, and "
             "have their kind behind the name."
         )
         if self.missing:
@@ -259,8 +259,11 @@ class Leaderboard:
             for seed, row in self.results[problem][name].items()
             if seed in symmetric
         ]
-        known = [f for f in found if np.isfinite(f)]
-        return f"{np.mean(known):.2f}" if known else "–"
+        known = np.array([f for f in found if np.isfinite(f)])
+        if not len(known):
+            return "–"
+        over_seeds = interval(np.stack([known, known], 1))
+        return f"{over_seeds.mean:.2f} [{over_seeds.low:.2f}, {over_seeds.high:.2f}]"
 
 
 def _closed(row: Mapping[str, Any], figure: str) -> np.ndarray:
