@@ -96,8 +96,8 @@ class Leaderboard:
             "Level-down: what the best-served groups lose, over what they lose on the symmetric "
             "path at the same gap, with an interval over seeds. Satisfied: share of runs whose "
             "worst test gap is within .15, when asked for that. Cost: one run on one core, "
-            "evaluation of all candidates included. Methods that are no training step run as their users would run them, and "
-            "have their kind behind the name."
+            "evaluation of all candidates included. Methods that are no training step run as "
+            "their users would run them, and have their kind behind the name."
         )
         if self.missing:
             parts.append(f"{self.missing} of {len(self.suite.runs)} runs are still to be made.")
