@@ -27,6 +27,8 @@ from fairmt.utility import headline_replicates, poisson_weights, relative_change
 REPLICATES = 100
 Z_ONE_SIDED = 1.64
 Z_TWO_TO_ONE = 0.43
+MOST_MOVED = 1.0
+"""Standard errors by which a gap is drawn to the others' mean, at the most."""
 REPAIRS = tuple(k / 10 for k in range(1, 11))
 """Strengths at which a post-processing gives candidates."""
 MOST_FOR_ONE_TASK = 3.0
@@ -460,7 +462,9 @@ class Path:
 def shrink(values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy values drawn towards their common mean (empirical Bayes; DerSimonian and Laird 1986).
 
-    The largest of many noisy values is mostly noise; shrunk, their maximum can be trusted.
+    The largest of many noisy values is mostly noise; shrunk, their maximum can be trusted. But one
+    that truly stands out must not be hidden by the others: none is moved by more than
+    `MOST_MOVED` of its errors (limited translation; Efron and Morris 1971).
 
     Parameters
     ----------
@@ -478,7 +482,9 @@ def shrink(values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
     between = (spread / (w.sum() - (w**2).sum() / w.sum())).clamp(min=0.0)
     total = 1 / (errors**2 + between).clamp(min=1e-12)
     mean = (total * values).sum() / total.sum()
-    return mean + (values - mean) * between * total, errors * (between * total).sqrt()
+    moved = (mean - values) * (1 - between * total)
+    limit = MOST_MOVED * errors
+    return values + moved.clamp(-limit, limit), errors * (between * total).sqrt()
 
 
 def check_wish(

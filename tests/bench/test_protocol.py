@@ -17,6 +17,7 @@ import torch
 
 from fairmt.bench.configuration import Configuration
 from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
+from fairmt.bench.frontier import closed
 from fairmt.bench.leaderboard import Leaderboard
 from fairmt.bench.pictures import cliques
 from fairmt.bench.problems import Problem, problem
@@ -77,6 +78,12 @@ def test_level_down_is_compared_at_equal_gaps() -> None:
     flat = [{"gap": g, "level_down": 0.1 * (1 - g)} for g in (1.0, 0.7)]
     assert level_down_ratio(flat, steep) == pytest.approx(0.5)
     assert math.isnan(level_down_ratio(flat, [{"gap": 0.1, "level_down": 0.3}] * 2))
+
+
+def test_where_there_is_nothing_to_close_nothing_is_closed() -> None:
+    assert closed(0.05, 0.2) == 0.75
+    assert closed(0.3, 0.2) == pytest.approx(-0.5)
+    assert closed(0.0, 0.0) == closed(0.1, 0.0) == 0.0
 
 
 def test_a_ratio_of_means_draws_both_alike() -> None:
@@ -258,7 +265,7 @@ def test_workers_share_the_list_and_a_lost_run_is_made_by_another(tmp_path: Path
 def test_the_same_run_gives_the_same_row(store: ResultStore, tmp_path: Path) -> None:
     again = execute(RUNS[0], tmp_path)
     first = store.get(RUNS[0])
-    for key in ("volume", "places", "budget", "tolerance"):
+    for key in ("volume", "places", "budget", "tolerance_kept"):
         assert json.loads(json.dumps(again[key])) == first[key]
 
 
@@ -296,6 +303,25 @@ def test_being_behind_is_said(store: ResultStore) -> None:
     rows["symmetric"] = {0: better}
     assert "It may be behind by more than .02 on made_up: symmetric" in found.markdown()
     assert "highest mean hypervolume on 0 of 1" in found.markdown()
+
+
+def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: ResultStore) -> None:
+    found = board(store)
+    row = found.results["made_up"]["plain"][0]
+
+    def judged(*kept: tuple[bool, bool]) -> dict[int, dict[str, Any]]:
+        return {
+            seed: {**row, "tolerance_kept": {"0.15": {"satisfied": a, "reached": b}}}
+            for seed, (a, b) in enumerate(kept)
+        }
+
+    rows: Any = found.results["made_up"]
+    rows["plain"] = judged((True, True), (False, True), (True, False), (False, False))
+    rows["symmetric"] = {0: {k: v for k, v in row.items() if k != "tolerance_kept"}}
+    table = [line.split(" | ") for line in found.markdown().splitlines() if line[:2] == "| "]
+    cells = {row[0]: row[-3] for row in table}
+    assert cells["| plain"] == "50% (1 of 2)"
+    assert cells["| symmetric"] == "–"
 
 
 def test_the_shell_runs_shows_and_compares(store: ResultStore, tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ UTILITY_SPAN = 0.10
 """Relative loss of utility at which a model is worth nothing: x = Δm / 10 % + 1."""
 
 
+def closed(now: float, plain: float) -> float:
+    """The closed share of a disparity; none where there was none to close."""
+    return 1.0 - now / plain if plain > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a candidate stands on test rows, under one weighting of them.
@@ -48,8 +53,8 @@ class Place:
         """In the unit cube of (utility, shortfall closed, gap closed)."""
         return (
             self.delta_m / UTILITY_SPAN + 1.0,
-            1.0 - self.shortfall / plain.shortfall,
-            1.0 - self.gap / plain.gap,
+            closed(self.shortfall, plain.shortfall),
+            closed(self.gap, plain.gap),
         )
 
 
@@ -126,8 +131,8 @@ class Frontier:
                 _finite(
                     (
                         p.delta_m / UTILITY_SPAN + 1.0,
-                        1.0 - p.disparity.shortfall / plain.disparity.shortfall,
-                        1.0 - p.disparity.gap / plain.disparity.gap,
+                        closed(p.disparity.shortfall, plain.disparity.shortfall),
+                        closed(p.disparity.gap, plain.disparity.gap),
                     )
                 )
                 for p in (self.path.points[i] for i in indices)

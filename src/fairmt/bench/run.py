@@ -76,7 +76,7 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
             for i in frontier.indices
         ],
         "budget": {str(b): _chosen(frontier, utility_budget=b) for b in BUDGETS},
-        "tolerance": {str(TOLERANCE): _satisfied(path, frontier, outputs, table, TOLERANCE)},
+        "tolerance_kept": {str(TOLERANCE): _satisfied(path, frontier, outputs, table, TOLERANCE)},
     }
 
 

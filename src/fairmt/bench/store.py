@@ -107,6 +107,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for budget, chosen in row["budget"].items():
         for name in ("delta_m", "gap", "shortfall", "worst", "best", "level_down"):
             found[f"{name}_at_{budget}"] = chosen[name][0]
-    for tolerance, judged in row["tolerance"].items():
+    for tolerance, judged in row.get("tolerance_kept", {}).items():
         found[f"satisfied_{tolerance}"] = judged["satisfied"]
     return found
