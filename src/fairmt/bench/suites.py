@@ -125,10 +125,15 @@ SUITES: dict[str, Suite] = {
             "full",
             "every method; tables, five binary tasks, pictures, texts",
             "about 6 hours on two cores, 4 of them for the pictures; it may be cut short",
-            _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
-            + _runs(("acs_binary",), ("mmm_fair",), 5)
-            + _runs(("faces",), CORE, 5, epochs=6, path_epochs=8)
-            + _runs(("acs",), CORE, 5, (*VARIANTS, "shift")),
+            tuple(
+                dict.fromkeys(
+                    _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
+                    + _runs(("lawschool",), FULL, 10)
+                    + _runs(("acs_binary",), ("mmm_fair",), 5)
+                    + _runs(("faces",), CORE, 5, epochs=6, path_epochs=8)
+                    + _runs(("acs",), CORE, 5, (*VARIANTS, "shift"))
+                )
+            ),
         ),
     )
 }
