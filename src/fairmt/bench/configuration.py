@@ -24,7 +24,7 @@ class Configuration:
     Attributes
     ----------
     data : name in the catalog, or of a problem of `fairmt.bench.problems`.
-    variant : '' or 'missing:SHARE', 'missing_by_group:SHARE', 'shift', 'intersections'.
+    variant : '', or one that `fairmt.bench.problems.problem` knows, as 'missing:0.5'.
     options : of the method, as pairs.
     controller : 'path', or 'dual' for the methods that have one; it looks for `TOLERANCE`.
     epochs, path_epochs : None for the learner's own.
