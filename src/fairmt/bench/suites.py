@@ -102,7 +102,7 @@ SUITES: dict[str, Suite] = {
             "core",
             "the main contestants on four tables with tasks of several kinds, 5 seeds; 10 on the "
             "smallest",
-            "about 45 minutes on two cores",
+            "about an hour on two cores",
             # Law school has the fewest test rows and the widest intervals.
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _runs(("lawschool",), CORE, 10)))
             + _runs(CORE_DATA, ("ceiling",), 5),
@@ -124,7 +124,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             "full",
             "every method; tables, five binary tasks, pictures, texts",
-            "about 6 hours on two cores, 4 of them for the pictures; it may be cut short",
+            "about 7 hours on two cores, 4 of them for the pictures; it may be cut short",
             tuple(
                 dict.fromkeys(
                     _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
