@@ -3,7 +3,8 @@
 FairMT trains the same encoder and the same fused heads with the same optimiser on the same
 synthetic batches as the plain step; a step is zero_grad, forward, gradients and optimiser. Each
 method takes turns with the plain step, so that a slow spell of the machine hits both, and the ratio
-is the median over rounds. On a machine that is shared, `--clock cpu` counts processor time.
+is the median over rounds. On a machine that is shared, `--clock cpu` counts processor time;
+with `--device cuda` a step lasts until the device has done it.
 
     OMP_NUM_THREADS=1 python benchmarks/step_cost.py --tasks 3 40
 """
@@ -87,6 +88,10 @@ def make_batches(layout: Layout, inputs: int, rows: int, n: int, missing: float)
     return batches
 
 
+def on(device: str, batch: Batch) -> Batch:
+    return {k: v.to(device) for k, v in batch.items()}
+
+
 def method_step(method: StepMethod) -> Step:
     """One step of a method with Adam."""
     optimiser = torch.optim.Adam(method.parameters(), lr=1e-3)
@@ -109,7 +114,8 @@ def torchjd_step(layout: Layout, encoder: nn.Module, n_features: int) -> Step:
     from torchjd.aggregation import UPGrad
     from torchjd.autojac import jac_to_grad, mtl_backward
 
-    heads = [nn.Linear(n_features, task.n_outputs) for task in layout.tasks]
+    device = next(encoder.parameters()).device
+    heads = [nn.Linear(n_features, task.n_outputs).to(device) for task in layout.tasks]
     losses_of = [Losses(Layout((task,))) for task in layout.tasks]
     labels_of = [layout.labels[task.name] for task in layout.tasks]
     aggregator = UPGrad()
@@ -138,7 +144,8 @@ def make_steps(layout: Layout, arguments: argparse.Namespace) -> dict[str, Calla
     def parts() -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(0)
         encoder = MLP(arguments.inputs, arguments.widths)
-        return encoder, LinearHeads(arguments.widths[-1], layout)
+        heads = LinearHeads(arguments.widths[-1], layout)
+        return encoder.to(arguments.device), heads.to(arguments.device)
 
     makers: dict[str, Callable[[], Step]] = {
         "plain": lambda: method_step(Plain(*parts(), layout, GROUPS)),
@@ -165,6 +172,8 @@ def time_pair(
         for which in (0, 1) if i % 2 else (1, 0):
             start = clock()
             steps[which](batch)
+            if batch["features"].is_cuda:
+                torch.cuda.synchronize()
             if i >= warmup:
                 times[which].append(1e3 * (clock() - start))
     return times
@@ -172,6 +181,16 @@ def time_pair(
 
 def peak_memory(make: Callable[[], Step], batches: list[Batch]) -> int:
     """Largest number of bytes that torch held at once: model, optimiser, and three steps."""
+    if batches[0]["features"].is_cuda:
+        # What libraries set up on first use belongs to nobody.
+        make()(batches[0])
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step = make()
+        for batch in batches[:3]:
+            step(batch)
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -196,6 +215,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 def report(n_tasks: int, arguments: argparse.Namespace) -> None:
     layout = Layout(tuple(tasks_of(n_tasks, arguments.classes, arguments.labels)))
     batches = make_batches(layout, arguments.inputs, arguments.batch, 16, arguments.missing)
+    batches = [on(arguments.device, batch) for batch in batches]
     makers = make_steps(layout, arguments)
     clock = CLOCKS[arguments.clock]
     plain_memory = peak_memory(makers["plain"], batches)
@@ -238,6 +258,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-torchjd", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -246,6 +267,7 @@ def main() -> None:
         f"fairmt {fairmt.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {torch.get_num_threads()} thread(s), "
         f"{torch.backends.cpu.get_cpu_capability()}"
+        + (f", {torch.cuda.get_device_name()}" if arguments.device == "cuda" else "")
     )
     for n_tasks in arguments.tasks:
         report(n_tasks, arguments)

@@ -27,6 +27,7 @@ Storage = Annotated[
     str | None,
     typer.Option(help="List of runs shared by several machines, as sqlite:///… or postgresql://…"),
 ]
+Accelerator = Annotated[str, typer.Option(help="What networks are trained on: cpu, cuda.")]
 
 
 @bench_app.command("run")
@@ -35,6 +36,7 @@ def run(
     out_dir: Out = Path("bench"),
     workers: Workers = 1,
     storage: Storage = None,
+    accelerator: Accelerator = "cpu",
     seeds: Annotated[int | None, typer.Option(help="Only the first so many seeds.")] = None,
     data: Annotated[str | None, typer.Option(help="Only these problems: A,B.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods: A,B.")] = None,
@@ -57,7 +59,7 @@ def run(
             f"{list(found.problems)}."
         )
     out.print(f"{found.what}; cost: {found.cost}.", highlight=False)
-    _make(runs, ResultStore(out_dir), workers, storage)
+    _make(runs, ResultStore(out_dir), workers, storage, accelerator)
 
 
 @bench_app.command("one")
@@ -75,6 +77,7 @@ def one(
     epochs: int | None = None,
     path_epochs: int | None = None,
     workers: Workers = 1,
+    accelerator: Accelerator = "cpu",
 ) -> None:
     """One contestant on one problem: makes a row of a leaderboard again."""
     from fairmt.bench.configuration import Configuration
@@ -91,7 +94,7 @@ def one(
         for s in (range(seeds) if seeds else [seed])
     ]
     store = ResultStore(out_dir)
-    _make(runs, store, workers, None)
+    _make(runs, store, workers, None, accelerator)
     table = Table()
     for column in ("seed", "hypervolume", "Δm", "gap", "shortfall"):
         table.add_column(column)
@@ -183,7 +186,11 @@ def compare(
 
 
 def _make(
-    runs: Sequence[Configuration], store: ResultStore, workers: int, storage: str | None
+    runs: Sequence[Configuration],
+    store: ResultStore,
+    workers: int,
+    storage: str | None,
+    accelerator: str,
 ) -> None:
     """Make what is left, with a bar; failures are told at the end, one line each."""
     from fairmt.bench.queue import run_all
@@ -201,6 +208,7 @@ def _make(
             store,
             workers=workers,
             storage=storage,
+            accelerator=accelerator,
             show=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for cause in failed:

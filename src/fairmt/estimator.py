@@ -88,8 +88,9 @@ class FairMTLearner(BaseEstimator):
         What moves λ after the warm-up: 'path' raises it through `strengths`, so that the whole
         trade-off is seen; 'dual' looks for the λ that `tolerance` needs, driven by hard decisions
         on calibration rows, and says what binds where that is out of reach (`binding_`).
-    strengths : (float, float)
-        λ at the start and at the end of the path.
+    strengths : (float, float), optional
+        λ at the start and at the end of the path. None: the method's own, see
+        `StepMethod.strengths`.
     floors : float, optional
         Do no harm: no group's benefit shall fall below the plain model's by more than this.
     balance : float
@@ -140,7 +141,7 @@ class FairMTLearner(BaseEstimator):
         learning_rate: float = 1e-3,
         patience: int | None = 3,
         controller: str = "path",
-        strengths: tuple[float, float] = (0.3, 20.0),
+        strengths: tuple[float, float] | None = None,
         floors: float | None = None,
         balance: float = 0.0,
         attributes_as_inputs: bool = False,
@@ -383,7 +384,7 @@ class FairMTLearner(BaseEstimator):
         if step.strength is None:
             return [warmup, plain]
         schedule: Callable[[float], float | None] = Ramp(
-            epochs, path_epochs, *self.strengths
+            epochs, path_epochs, *(self.strengths or step.strengths)
         ).strength
         if self.controller == "dual":
             schedule = _left_to_the_dual

@@ -39,6 +39,12 @@ class DecayedMoments:
         Effective rows that a rate should stand on.
     max_decay : float
         In [0, 1); 0 switches the memory off.
+
+    Notes
+    -----
+    Where the length of an epoch is known (`set_epoch`), what is remembered is at most an epoch
+    old in the mean, ``β / (1 - β) <= n``: rows that come again are no new evidence, and what they
+    said of an earlier model is out of date.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class DecayedMoments:
         if not 0 <= max_decay < 1:
             raise ValueError(f"max_decay must lie in [0, 1). Found {max_decay}.")
         self.target, self.max_decay = target, max_decay
+        self._longest = max_decay
         # Row 0 (everybody) keeps the memory of a partition of its own, the first.
         partition = torch.cat([torch.tensor([-1]), groups.partition_of_group()]) + 1
         members = groups.members_of_partitions() + 1
@@ -57,6 +64,10 @@ class DecayedMoments:
         self.steps = 0
         self._sums: Tensor | None = None
         self._mass = self._mass2 = self._seen = self._memory = self._beta = torch.zeros(0)
+
+    def set_epoch(self, n_batches: float) -> None:
+        """How many batches an epoch has."""
+        self._longest = min(self.max_decay, n_batches / (1.0 + n_batches))
 
     def update(self, batch: Moments) -> Moments:
         """Add the moments of a batch; returns decayed moments that carry the batch's gradient."""
@@ -106,7 +117,7 @@ class DecayedMoments:
         scarcest = seen.index_select(0, members.view(-1)).view(*members.shape, -1).amin(1)
         scarcest = torch.where(scarcest < never, scarcest, NOTHING.like(seen))
         beta = (self.target - scarcest).div_(scarcest.add_(self.target))
-        return beta.clamp_(0.0, self.max_decay)
+        return beta.clamp_(0.0, self._longest)
 
     def reset(self) -> None:
         self._sums, self.steps = None, 0

@@ -267,6 +267,16 @@ def test_the_same_run_gives_the_same_row(store: ResultStore, tmp_path: Path) -> 
     first = store.get(RUNS[0])
     for key in ("volume", "places", "budget", "tolerance_kept"):
         assert json.loads(json.dumps(again[key])) == first[key]
+    assert first["device"] == "cpu"
+
+
+def test_a_changed_method_makes_its_runs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {c.method: c.id for c in RUNS}
+    monkeypatch.setattr(METHODS["barycentre"], "revision", 7)
+    changed = {c.method for c in RUNS if c.id != before[c.method]}
+    assert changed == {"barycentre"}
+    # Controls are no methods, and are named by the protocol alone.
+    assert replace(QUICK, method="ceiling").id
 
 
 def test_results_are_a_table(store: ResultStore) -> None:
@@ -303,6 +313,14 @@ def test_being_behind_is_said(store: ResultStore) -> None:
     rows["symmetric"] = {0: better}
     assert "It may be behind by more than .02 on made_up: symmetric" in found.markdown()
     assert "highest mean hypervolume on 0 of 1" in found.markdown()
+
+
+def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> None:
+    found = board(store)
+    assert found.markdown().count(f"torch {torch.__version__}") == 1
+    row: Any = found.results["made_up"]["plain"][0]
+    row["device"] = "NVIDIA H100"
+    assert f"torch {torch.__version__} on NVIDIA H100" in found.markdown()
 
 
 def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: ResultStore) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairmt.groups import Attribute, Groups
 from fairmt.history import DecayedMoments
 from fairmt.ledger import Ledger, atoms_of
+from fairmt.methods import FairMT
+from fairmt.models import LinearHeads, MultiTask
 from fairmt.moments import Moments
 from fairmt.tasks import Detection, Layout
 
@@ -77,6 +79,42 @@ def test_evidence_that_suffices_needs_no_memory() -> None:
     for seed in range(5):
         moments, _ = batch(seed, n=640)
         torch.testing.assert_close(history.update(moments).sums, moments.sums)
+
+
+def test_memory_is_at_most_an_epoch_old() -> None:
+    """An epoch of four batches: β = 4/5, whose mean age is β / (1 - β) = 4 batches."""
+    limited = DecayedMoments(LEDGER, GROUPS, target=1e12, max_decay=0.99)
+    limited.set_epoch(4)
+    by_hand = DecayedMoments(LEDGER, GROUPS, target=1e12, max_decay=0.8)
+    for seed in range(6):
+        a, b = limited.update(batch(seed)[0]), by_hand.update(batch(seed)[0])
+        torch.testing.assert_close(a.sums, b.sums)
+    # A long epoch sets no limit, and a short memory is not lengthened.
+    limited.set_epoch(1e6)
+    assert torch.equal(limited._decay(), torch.full_like(limited._decay(), 0.99))
+    by_hand.set_epoch(1e6)
+    assert torch.equal(by_hand._decay(), torch.full_like(by_hand._decay(), 0.8))
+
+
+def test_a_method_that_knows_its_training_rows_remembers_an_epoch_of_them() -> None:
+    model = MultiTask(nn.Identity(), LinearHeads(2, LEDGER.layout), LEDGER.layout)
+    g = torch.Generator().manual_seed(0)
+    rows: dict[str, Tensor] = {
+        "features": torch.randn(64, 2, generator=g),
+        "labels": torch.randint(2, (64, 2), generator=g).float(),
+        "attributes": torch.stack([torch.arange(64) % 2, torch.arange(64) % 3], 1),
+    }
+    remembered = []
+    for data in (None, range(4 * 64)):
+        fair = FairMT(strength=1.0, evidence_target=1e12, max_decay=0.99)
+        fair.setup(model, GROUPS, data)
+        for _ in range(400):
+            fair.step(rows)
+        sums = fair.history.state_dict()["memory"]
+        remembered.append(float(sums.max()))
+    # Σ β^s for β = .99 and, with four batches to an epoch, for β = 4/5.
+    assert remembered[0] == pytest.approx((1 - 0.99**400) / 0.01, rel=1e-3)
+    assert remembered[1] == pytest.approx(5.0, rel=1e-3)
 
 
 def test_a_group_that_never_comes_does_not_lengthen_the_memory_of_the_others() -> None:

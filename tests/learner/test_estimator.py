@@ -218,6 +218,19 @@ def test_fair_training_closes_gaps_of_biased_people(fitted: FairMTLearner) -> No
     assert min(own) < plain.disparity.shortfall
 
 
+@pytest.mark.parametrize(("method", "high"), [("fairmt", 60.0), ("symmetric", 20.0)])
+def test_a_path_runs_through_the_strengths_of_its_method(
+    people: Bundle, method: str, high: float
+) -> None:
+    settings = {**people.learner_settings(), "method": method, "epochs": 1, "path_epochs": 4}
+    for given, end in ((None, high), ((0.5, 2.0), 2.0)):
+        learner = FairMTLearner(**settings, strengths=given).fit(people.frame)
+        found = [c.strength for c in learner.path_.candidates if c.segment == "path"]
+        assert found == sorted(found)
+        # λ as of the last batch, one before the end of the range.
+        assert 0.9 * end < found[-1] <= end
+
+
 def test_dual_names_what_it_cannot_reach(people: Bundle) -> None:
     with pytest.warns(UserWarning, match="out of reach"):
         learner = FairMTLearner(

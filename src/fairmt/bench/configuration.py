@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import fairmt
+from fairmt.methods import METHODS
 
 PROTOCOL = 1
 """Raised when a change of the protocol makes earlier results another quantity."""
@@ -42,9 +43,11 @@ class Configuration:
     @property
     def id(self) -> str:
         """Name by content: the same run of the same version has the same."""
-        content = json.dumps(
-            {"protocol": PROTOCOL, "version": fairmt.__version__, **asdict(self)}, sort_keys=True
-        )
+        named = {"protocol": PROTOCOL, "version": fairmt.__version__, **asdict(self)}
+        revision = METHODS[self.method].revision if self.method in METHODS else 0
+        if revision:
+            named["revision"] = revision
+        content = json.dumps(named, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property

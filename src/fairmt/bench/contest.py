@@ -77,6 +77,8 @@ def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
     """As a user of the method would make it."""
     settings: dict[str, Any] = {**problem.settings, "seed": config.seed}
     if METHODS[config.method].kind == "estimator":
+        # Trees know no accelerator.
+        del settings["accelerator"]
         return MMMFair(**settings, **dict(config.options))
     if config.controller == "dual":
         settings |= {"controller": "dual", "tolerance": TOLERANCE}

@@ -111,9 +111,7 @@ class Leaderboard:
     def _made(self) -> str:
         rows = [r for by in self.results.values() for runs in by.values() for r in runs.values()]
         dates = sorted({r["made"] for r in rows})
-        versions = sorted(
-            {", ".join(f"{k} {v}" for k, v in sorted(r["versions"].items())) for r in rows}
-        )
+        versions = sorted({_made_with(r) for r in rows})
         hours = sum(r["seconds"] for r in rows) / 3600
         return (
             f"Made {dates[0]} to {dates[-1]} with {'; '.join(versions)}; {len(rows)} runs, "
@@ -265,6 +263,13 @@ class Leaderboard:
             return "–"
         over_seeds = interval(np.stack([known, known], 1))
         return f"{over_seeds.mean:.2f} [{over_seeds.low:.2f}, {over_seeds.high:.2f}]"
+
+
+def _made_with(row: Mapping[str, Any]) -> str:
+    """Versions, and the device where it was no plain processor."""
+    said = ", ".join(f"{k} {v}" for k, v in sorted(row["versions"].items()))
+    device = row.get("device", "cpu")
+    return said if device == "cpu" else f"{said} on {device}"
 
 
 def _closed(row: Mapping[str, Any], figure: str) -> np.ndarray:

@@ -71,8 +71,8 @@ OTHERS: dict[str, Callable[[], Bundle]] = {"made_up": made_up, "acs_binary": acs
 """Problems beside those of the catalog."""
 
 
-def problem(data: str, variant: str = "", seed: int = 0) -> Problem:
-    """The problem of that name and variant, split by a seed.
+def problem(data: str, variant: str = "", seed: int = 0, accelerator: str = "cpu") -> Problem:
+    """The problem of that name and variant, split by a seed, for networks on an accelerator.
 
     Raises
     ------
@@ -97,6 +97,7 @@ def problem(data: str, variant: str = "", seed: int = 0) -> Problem:
     settings: dict[str, object] = {
         **bundle.learner_settings(),
         "depth": 2 if kind == "intersections" else 1,
+        "accelerator": accelerator,
     }
     if kind == "attributes_as_inputs":
         settings["attributes_as_inputs"] = True

@@ -24,6 +24,7 @@ def run_all(
     *,
     workers: int = 1,
     storage: str | None = None,
+    accelerator: str = "cpu",
     show: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
     """Make all results that are not there yet; returns what failed, with the cause.
@@ -34,6 +35,7 @@ def run_all(
     storage : address of the list of runs, as Optuna writes it (``sqlite:///…``,
         ``postgresql://…``); processes of other machines that are given the same, and the same
         folder, share the work. Default: a SQLite file in the folder.
+    accelerator : what this machine's processes train networks on, 'cpu' or 'cuda'.
     show : called with the number of results and of runs as they come in.
 
     Raises
@@ -46,7 +48,7 @@ def run_all(
     if workers == 1 and storage is None:
         failed = []
         for config in left:
-            error = _one(config, store)
+            error = _one(config, store, accelerator)
             failed += [error] if error else []
             show(sum(map(store.has, configs)), len(configs))
         return failed
@@ -56,7 +58,7 @@ def run_all(
     _enqueue(study, left)
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_work, args=(url, list(configs), str(store.folder)))
+        context.Process(target=_work, args=(url, list(configs), str(store.folder), accelerator))
         for _ in range(workers)
     ]
     for process in processes:
@@ -73,12 +75,12 @@ def run_all(
     return list(causes.values())
 
 
-def _one(config: Configuration, store: ResultStore) -> str | None:
+def _one(config: Configuration, store: ResultStore, accelerator: str) -> str | None:
     """Make one result; the cause if that fails."""
     from fairmt.bench.run import execute
 
     try:
-        store.put(config, execute(config, store.cache))
+        store.put(config, execute(config, store.cache, accelerator))
     except Exception as error:  # One contestant's failure must not end the others' suite.
         cause = traceback.extract_tb(error.__traceback__)[-1]
         return (
@@ -119,7 +121,7 @@ def _enqueue(study: Any, configs: Sequence[Configuration]) -> None:
             study.enqueue_trial({}, user_attrs={"run": config.id})
 
 
-def _work(url: str, configs: Sequence[Configuration], folder: str) -> None:
+def _work(url: str, configs: Sequence[Configuration], folder: str, accelerator: str) -> None:
     """What a worker does: take the next run from the list until it is empty."""
     from optuna.trial import TrialState
 
@@ -129,7 +131,7 @@ def _work(url: str, configs: Sequence[Configuration], folder: str) -> None:
     def objective(trial: Any) -> float:
         config = by_id.get(trial.user_attrs.get("run"))
         if config is not None and not store.has(config):
-            error = _one(config, store)
+            error = _one(config, store, accelerator)
             if error is not None:
                 trial.set_user_attr("error", error)
                 raise RuntimeError(error)

@@ -32,21 +32,22 @@ FIGURES = (
 )  # fmt: skip
 
 
-def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
+def execute(config: Configuration, cache: FilePath, accelerator: str = "cpu") -> dict[str, Any]:
     """Train, judge, and return a row that `fairmt.bench.store` can keep.
 
     Parameters
     ----------
     cache : folder for the plain references, which many runs share.
+    accelerator : 'cpu', 'cuda', …; what networks are trained on.
     """
     torch.set_num_threads(1)
-    found = problem(config.data, config.variant, config.seed)
+    found = problem(config.data, config.variant, config.seed, accelerator)
     base = _Reference.of(found, config, cache)
     if config.method == "ceiling":
         figures = ceiling(
             found, config, base.candidate, base.held_out, base.outputs, budgets=BUDGETS
         )
-        return _header(config) | {"ceiling": figures}
+        return _header(config, accelerator) | {"ceiling": figures}
     if config.method in ("reference", "collapse"):
         hand = _control(found, config, base)
     else:
@@ -62,7 +63,7 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
     )
     outputs = [base.outputs, *hand.outputs]
     frontier = Frontier(path, outputs, table, REPLICATES, config.seed)
-    return _header(config) | {
+    return _header(config, accelerator) | {
         "seconds": round(hand.seconds, 1),
         "rows": {part: len(r) for part, r in found.parts.items()},
         "tasks": [t.name for t in learner.schema_.tasks],
@@ -80,7 +81,7 @@ def execute(config: Configuration, cache: FilePath) -> dict[str, Any]:
     }
 
 
-def _header(config: Configuration) -> dict[str, Any]:
+def _header(config: Configuration, accelerator: str) -> dict[str, Any]:
     """What was run, when and with what."""
     return {
         "id": config.id,
@@ -91,6 +92,7 @@ def _header(config: Configuration) -> dict[str, Any]:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
+        "device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
     }
 
 

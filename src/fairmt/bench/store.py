@@ -96,6 +96,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "variant": config.variant,
         "method": config.contestant,
         "seed": config.seed,
+        "device": row.get("device", "cpu"),
         "made": row["made"],
         **{f"{name}_version": version for name, version in row["versions"].items()},
         "seconds": row["seconds"],

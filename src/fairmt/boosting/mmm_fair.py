@@ -132,13 +132,13 @@ class MMMFair(FairMTLearner):
 
         layout, groups = Layout(schema.tasks), schema.groups
         MultiMaxMistreatment.check(layout, groups)
-        self._check_settings_of_boosting()
+        low, high = self._check_settings_of_boosting()
         self._check_choice(self._wish())
         self.schema_, self._layout, self._groups = schema, layout, groups
         train, held_out = tables["train"], tables["validation"].join(tables["calibration"])
         self.proxies_ = proxy_strength(train.features, train.attributes, groups)
         warn_of_proxies(self.proxies_, schema.attributes_as_inputs)
-        strengths = np.geomspace(*self.strengths, self.rounds)
+        strengths = np.geomspace(low, high, self.rounds)
         pairs = [self._ensembles(target, train, strengths) for target in targets_of(layout)]
         ensembles = dict(zip(SEGMENTS, zip(*pairs, strict=True), strict=True))
         self.model_ = BoostedTrees(layout, ensembles)  # type: ignore[assignment]
@@ -147,14 +147,17 @@ class MMMFair(FairMTLearner):
         self._measure(held_out, strengths)
         self.choose()
 
-    def _check_settings_of_boosting(self) -> None:
+    def _check_settings_of_boosting(self) -> tuple[float, float]:
+        """Refuse what cannot be boosted; λ in the first and in the last round."""
         for name, least in (("rounds", 1), ("tree_depth", 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be {least} or more. Found {getattr(self, name)}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive. Found {self.learning_rate}.")
-        if not all(s > 0 for s in self.strengths):
+        low, high = self.strengths or (0.0, 0.0)
+        if not (low > 0 and high > 0):
             raise ValueError(f"strengths must be positive. Found {self.strengths}.")
+        return low, high
 
     def _ensembles(self, target: Target, train: Any, strengths: np.ndarray) -> tuple[Trees, Trees]:
         """The plain and the fair ensemble of a target, from the rows that have its label."""

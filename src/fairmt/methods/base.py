@@ -32,6 +32,8 @@ class Method:
     limits : what it cannot do, in words.
     estimator : what to import, for a method of that kind.
     source : where it comes from.
+    revision : raised when a change makes its earlier results those of another method; runs of the
+        benchmark are named by it.
     """
 
     name: ClassVar[str]
@@ -44,6 +46,7 @@ class Method:
     limits: ClassVar[str] = ""
     source: ClassVar[str] = ""
     estimator: ClassVar[str] = ""
+    revision: ClassVar[int] = 0
 
     @classmethod
     def check(cls, layout: Layout, groups: Groups, continuous: Sequence[str] = ()) -> None:
@@ -137,9 +140,13 @@ class StepMethod(Method):
     ----------
     strength : float or None
         λ of the fairness part, None for methods without one. Settable at any step.
+    strengths : (float, float)
+        λ at the start and at the end of a learner's path: what λ is worth differs from method to
+        method, and each has the range in which its trade-off lies.
     """
 
     kind: ClassVar[str] = "step"
+    strengths: ClassVar[tuple[float, float]] = (0.3, 20.0)
     strength: float | None = None
 
     def __init__(

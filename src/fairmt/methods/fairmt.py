@@ -58,7 +58,8 @@ class FairMT(StepMethod):
     temperature : float
         τ of the soft decisions, in units of the outputs: lower is closer to the hard decisions.
     evidence_target, max_decay
-        Memory of the sums; see `DecayedMoments`. ``max_decay=0`` switches it off.
+        Memory of the sums; see `DecayedMoments`. ``max_decay=0`` switches it off. Its mean age is
+        at most an epoch, where `setup` was given the training rows.
     proxy : str, callable or tuple of them, or None
         Program on the Gramian; None is the plain sum. See `fairmt.geometry.program`.
     rho, smoothing, refresh
@@ -71,6 +72,9 @@ class FairMT(StepMethod):
     name: ClassVar[str] = "fairmt"
     summary: ClassVar[str] = "asymmetric worst-case constraint over all tasks, head-aware step"
     claims: ClassVar[tuple[str, ...]] = ("default",)
+    # Its pull is weaker than a penalty's at the same λ, for the best-served group is let alone.
+    strengths: ClassVar[tuple[float, float]] = (0.3, 60.0)
+    revision: ClassVar[int] = 1
     source: ClassVar[str] = "arXiv 2512.00469, as formulated in this library"
     limits: ClassVar[str] = (
         "categorical attributes only; tasks that agree at representation and heads may still "
@@ -135,6 +139,7 @@ class FairMT(StepMethod):
         self.constraint = Constraint(self.ledger, groups, **self._constraint_settings)
         target, decay = self._memory_settings
         self.history = DecayedMoments(self.ledger, groups, target, decay)
+        self._rows = None if data is None else len(data)
         self._judge = Constraint(
             self.ledger,
             groups,
@@ -224,6 +229,8 @@ class FairMT(StepMethod):
         batch = soft.moments
         if world_size() > 1:
             batch = Moments(all_sum(batch.sums), all_sum(batch.mass), all_sum(batch.mass2))
+        if self._rows is not None:
+            self.history.set_epoch(self._rows / (len(outputs) * world_size()))
         moments = self.history.update(batch)
         rates = self.ledger.rates(moments.sums)
         sharpness = self.sharpness * math.sqrt(self.strength or 1.0)
