@@ -103,6 +103,9 @@ def one(
         if "ceiling" in row:
             out.print(f"Seed {config.seed}, the ceiling against the plain model: {row['ceiling']}")
             continue
+        if "noise_floor" in row:
+            out.print(f"Seed {config.seed}, what chance alone shows: {row['noise_floor']}")
+            continue
         at = row["budget"]["0.01"]
         table.add_row(
             str(config.seed),

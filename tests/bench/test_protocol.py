@@ -30,7 +30,7 @@ from fairmt.methods import METHODS
 from fairmt.path import judge
 
 QUICK = Configuration("made_up", "fairmt", epochs=1, path_epochs=1)
-CONTROLS = ("reference", "collapse", "ceiling")
+CONTROLS = ("reference", "collapse", "ceiling", "noise_floor")
 KEYS = ("gap", "shortfall", "worst", "best", "residual_range")
 RUNS = tuple(replace(QUICK, method=m) for m in ("fairmt", "symmetric", "plain", "barycentre"))
 
@@ -306,6 +306,29 @@ def test_every_row_of_the_page_has_its_command(store: ResultStore) -> None:
     assert ahead.mean == pytest.approx(volumes[0] - volumes[1])
 
 
+def test_the_page_has_what_lies_above_the_noise_and_what_every_task_pays(
+    store: ResultStore,
+) -> None:
+    found = board(store)
+    before = found.markdown()
+    assert "noise floor; seeds" not in before
+    row = found.results["made_up"]["fairmt"][0]
+    at = row["budget"]["0.01"]
+    at |= {"gap": [0.3], "shortfall": [0.2], "change": [-0.01, 0.02, 0.0, 0.0][: len(at["change"])]}
+    at["plain"] |= {"gap": [0.5], "shortfall": [0.4]}
+    found.floors["made_up"] = {0: {"gap": 0.1, "shortfall": 0.15}}
+    further = "\n".join(found._further("made_up", ["fairmt"]))
+    # (.3 - .1) / (.5 - .1) and (.2 - .15) / (.4 - .15), less one.
+    assert "| -50.0% | -80.0% |" in further
+    first, second = row["tasks"][:2]
+    assert f"{first} -1.0%, {second} +2.0%" in further
+    assert "a gap of 0.100 and a shortfall of 0.150" in found._floor("made_up")
+    # Measures as the audit computes them, of the plain model and of the chosen one.
+    measures = row["measures"]["plain"][first]
+    value = next(iter(measures.values()))
+    assert f"{value:.3f} →" in before
+
+
 def test_being_behind_is_said(store: ResultStore) -> None:
     found = board(store)
     rows: Any = found.results["made_up"]
@@ -337,7 +360,7 @@ def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: Res
     rows["plain"] = judged((True, True), (False, True), (True, False), (False, False))
     rows["symmetric"] = {0: {k: v for k, v in row.items() if k != "tolerance_kept"}}
     table = [line.split(" | ") for line in found.markdown().splitlines() if line[:2] == "| "]
-    cells = {row[0]: row[-3] for row in table}
+    cells = {row[0]: row[-3] for row in table if len(row) == 13}
     assert cells["| plain"] == "50% (1 of 2)"
     assert cells["| symmetric"] == "–"
 

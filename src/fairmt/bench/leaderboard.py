@@ -41,12 +41,16 @@ class Leaderboard:
         self.suite = suite
         self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
         self.ceilings: dict[str, dict[int, dict[str, Any]]] = {}
+        self.floors: dict[str, dict[int, dict[str, float]]] = {}
         for config in suite.runs:
             if not store.has(config):
                 continue
             if config.method == "ceiling":
                 found = store.get(config)["ceiling"]
                 self.ceilings.setdefault(config.problem, {})[config.seed] = found
+            elif config.method == "noise_floor":
+                found = store.get(config)["noise_floor"]
+                self.floors.setdefault(config.problem, {})[config.seed] = found
             else:
                 by_method = self.results.setdefault(config.problem, {})
                 by_method.setdefault(config.contestant, {})[config.seed] = store.get(config)
@@ -182,7 +186,7 @@ class Leaderboard:
             f"{np.mean([p['largest_gap'] for p in plain]):.2f}, shortfall "
             f"{np.mean([p['shortfall'] for p in plain]):.3f}, over {min(entries)} to "
             f"{max(entries)} live, thick entries."
-            f"{self._ceiling(problem)}",
+            f"{self._floor(problem)}{self._ceiling(problem)}",
             "",
             "| method | seeds | hypervolume | FairMT ahead by | Δm | gap | shortfall | "
             "worst group | best group | level-down | satisfied | minutes | command |",
@@ -192,7 +196,8 @@ class Leaderboard:
             by_method, key=lambda m: -np.mean([r["volume"][0] for r in by_method[m].values()])
         )
         lines += [self._row(problem, name) for name in order]
-        return "\n".join(lines)
+        lines += ["", *self._further(problem, order), "", *self._measures(problem)]
+        return "\n".join(lines).rstrip()
 
     def _ceiling(self, problem: str) -> str:
         by_seed = self.ceilings.get(problem, {})
@@ -218,6 +223,85 @@ class Leaderboard:
                 shares.append(f"{figure} {ratio(closed, top_of_all).percent.replace('+', '')}")
             said += f" FairMT, blind to groups, closes of the latter: {', '.join(shares)}."
         return said
+
+    def _floor(self, problem: str) -> str:
+        by_seed = self.floors.get(problem, {})
+        if not by_seed:
+            return ""
+        gap, shortfall = (np.mean([f[k] for f in by_seed.values()]) for k in ("gap", "shortfall"))
+        return (
+            f" With group labels drawn by chance it would show a gap of {gap:.3f} and a shortfall "
+            f"of {shortfall:.3f} (the noise floor; seeds: {len(by_seed)})."
+        )
+
+    def _further(self, problem: str, order: Sequence[str]) -> list[str]:
+        """A second table: planes of the volume, what is above the noise floor, every task."""
+        lines = [
+            "The same runs, further figures: hypervolume in two of its three dimensions; change of "
+            "gap and shortfall above the noise floor, of the mean residual's range between groups, "
+            "and of every task's utility.",
+            "",
+            "| method | utility, shortfall | utility, gap | gap above noise | "
+            "shortfall above noise | residuals | tasks |",
+            f"|{'---|' * 7}",
+        ]
+        for name in order:
+            rows = self.results[problem][name]
+            planes = [
+                f"{np.mean([r[k][0] for r in rows.values()]):.3f}"
+                for k in ("volume_shortfall", "volume_gap")
+            ]
+            above = [self._above(problem, rows, figure) for figure in ("gap", "shortfall")]
+            at = [r["budget"]["0.01"] for r in rows.values()]
+            residuals = np.mean(
+                [b["residual_range"][0] / b["plain"]["residual_range"][0] - 1 for b in at]
+            )
+            change = np.nanmean([b["change"] for b in at], 0)
+            tasks = next(iter(rows.values()))["tasks"]
+            cells = [
+                name,
+                *planes,
+                *above,
+                f"{residuals:+.0%}" if np.isfinite(residuals) else "–",
+                ", ".join(f"{t} {c:+.1%}" for t, c in zip(tasks, change, strict=True)),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return lines
+
+    def _above(self, problem: str, rows: Rows, figure: str) -> str:
+        """Relative change of what lies above the noise floor; – where nothing does."""
+        floors = self.floors.get(problem, {})
+        seeds = sorted(set(rows) & set(floors))
+        if not seeds:
+            return "–"
+        at = {s: rows[s]["budget"]["0.01"] for s in seeds}
+        floor = np.array([floors[s][figure] for s in seeds])
+        own = np.array([at[s][figure][0] for s in seeds]) - floor
+        plain = np.array([at[s]["plain"][figure][0] for s in seeds]) - floor
+        return f"{own.mean() / plain.mean() - 1:+.1%}" if plain.mean() > 0 else "–"
+
+    def _measures(self, problem: str) -> list[str]:
+        """A third table: other measures of utility, of the plain model and of FairMT."""
+        rows = [
+            r["measures"] for r in self.results[problem].get(OURS, {}).values() if "measures" in r
+        ]
+        if not rows:
+            return []
+        lines = [
+            f"Other measures of utility, plain model → FairMT at 1 % (seeds: {len(rows)}):",
+            "",
+            "| task | measures |",
+            "|---|---|",
+        ]
+        for task, measures in rows[0]["plain"].items():
+            said = []
+            for measure in measures:
+                plain, own = (
+                    np.mean([r[which][task][measure] for r in rows]) for which in ("plain", "0.01")
+                )
+                said.append(f"{measure.replace('_', ' ')} {plain:.3f} → {own:.3f}")
+            lines.append(f"| {task} | {', '.join(said)} |")
+        return lines
 
     def _row(self, problem: str, name: str) -> str:
         rows = self.results[problem][name]

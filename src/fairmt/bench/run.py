@@ -19,9 +19,11 @@ from fairmt.bench.collapse import collapse_candidates
 from fairmt.bench.configuration import TOLERANCE, Configuration
 from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
 from fairmt.bench.frontier import Frontier, Place
+from fairmt.bench.noise_floor import noise_floor
 from fairmt.bench.problems import Problem, problem
 from fairmt.data import TensorTable
 from fairmt.disparity import Yardstick
+from fairmt.metrics import utilities
 from fairmt.path import Candidate, Path, PathEvaluator, gap_errors, judge
 from fairmt.store import load_state, save_state
 
@@ -48,6 +50,9 @@ def execute(config: Configuration, cache: FilePath, accelerator: str = "cpu") ->
             found, config, base.candidate, base.held_out, base.outputs, budgets=BUDGETS
         )
         return _header(config, accelerator) | {"ceiling": figures}
+    if config.method == "noise_floor":
+        floor = noise_floor(found, config, base.candidate, base.outputs)
+        return _header(config, accelerator) | {"noise_floor": floor}
     if config.method in ("reference", "collapse"):
         hand = _control(found, config, base)
     else:
@@ -77,6 +82,7 @@ def execute(config: Configuration, cache: FilePath, accelerator: str = "cpu") ->
             for i in frontier.indices
         ],
         "budget": {str(b): _chosen(frontier, utility_budget=b) for b in BUDGETS},
+        "measures": _measures(frontier, outputs, table),
         "tolerance_kept": {str(TOLERANCE): _satisfied(path, frontier, outputs, table, TOLERANCE)},
     }
 
@@ -166,6 +172,24 @@ def _chosen(frontier: Frontier, **wish: float) -> dict[str, Any]:
             name: _rounded([getattr(p, name) for p in frontier.plain])
             for name in ("gap", "shortfall", "worst", "best", "residual_range")
         },
+    }
+
+
+def _measures(
+    frontier: Frontier, outputs: list[torch.Tensor], table: TensorTable
+) -> dict[str, Any]:
+    """All utility measures on test rows, of the plain model and of what each budget picks."""
+    path = frontier.path
+    indices = {"plain": path.plain}
+    indices |= {str(b): path.choose(utility_budget=b).point.index for b in BUDGETS}
+    return {
+        name: {
+            task: {measure: round(value, 5) for measure, value in measures.items()}
+            for task, measures in utilities(
+                path.ledger.layout, outputs[i], table.labels, path.candidates[i].offsets
+            ).items()
+        }
+        for name, i in indices.items()
     }
 
 

@@ -20,15 +20,12 @@ FULL = (
     *CORE, "minimax", "gap", "mmd", "wasserstein", "correlation", "cuma", "sensei",
     "l2t_fmt", "mta_f", "gramian", "scalarised", "dualfair", "barycentre", "group_thresholds",
 )  # fmt: skip
-BINARY = (
-    "reference", "collapse", "plain", "symmetric", "fairmt", "faircocco", "mmd", "barycentre",
-    "group_thresholds",
-)  # fmt: skip
-"""Five yes-or-no outcomes: the methods nearest to each other, which get twice as many seeds."""
+NEAREST = ("reference", "fairmt", "symmetric", "barycentre", "group_thresholds")
+"""With five yes-or-no outcomes these are told apart with twice as many seeds."""
 # FairBranch splits the layers of an MLP, DualFair's generator would have to draw pictures.
 PICTURES = tuple(method for method in FULL if method not in ("fairbranch", "dualfair"))
 VARIANTS = (
-    "missing:0.1", "missing:0.5", "missing:0.9", "missing_by_group:0.5", "intersections",
+    "missing:0.5", "missing:0.9", "missing_by_group:0.5", "intersections",
     "attributes_as_inputs",
 )  # fmt: skip
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
@@ -113,7 +110,7 @@ SUITES: dict[str, Suite] = {
             "two smallest",
             "about an hour on two cores",
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _runs(SMALL, CORE, 10)))
-            + _runs(CORE_DATA, ("ceiling",), 5),
+            + _runs(CORE_DATA, ("ceiling", "noise_floor"), 5),
         ),
         Suite(
             "ablations",
@@ -127,7 +124,9 @@ SUITES: dict[str, Suite] = {
             "inputs, of law school too",
             "about 45 minutes on two cores",
             _runs(("acs",), CORE, 5, ("", *VARIANTS, "shift"))
-            + _runs(("lawschool",), CORE, 5, ("attributes_as_inputs",)),
+            + _runs(("lawschool",), CORE, 5, ("attributes_as_inputs",))
+            + _runs(("acs",), ("noise_floor",), 5, ("", *VARIANTS, "shift"))
+            + _runs(("lawschool",), ("noise_floor",), 5, ("attributes_as_inputs",)),
         ),
         Suite(
             "full",
@@ -138,10 +137,11 @@ SUITES: dict[str, Suite] = {
                     _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
                     + _runs(("lawschool",), FULL, 10)
                     + _runs(("nhanes",), CORE, 10)
-                    + _runs(("acs_binary",), BINARY, 10)
+                    + _runs(("acs_binary",), NEAREST, 10)
                     + _runs(("acs_binary",), ("mmm_fair",), 5)
                     + _runs(("faces",), PICTURES, 5)
                     + _runs(("acs",), CORE, 5, (*VARIANTS, "shift"))
+                    + _runs((*CORE_DATA, "acs_binary", "empathy", "faces"), ("noise_floor",), 5)
                 )
             ),
         ),
