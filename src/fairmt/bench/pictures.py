@@ -41,8 +41,9 @@ MOST_LINES = 12
 def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     """Utility against gap and against shortfall, a line per contestant, mean over seeds.
 
-    Of many contestants those with the highest hypervolume are drawn, FairMT and the collapse
-    control always.
+    A band is FairMT's 95 % interval of the mean over seeds, a dotted line the noise floor: what
+    chance alone would leave. Of many contestants those with the highest hypervolume are drawn,
+    FairMT and the collapse control always.
     """
     import matplotlib
 
@@ -59,8 +60,10 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     for i, name in enumerate(names):
         rows = list(found[name].values())
         for axis, figure_name in zip(axes, ("gap", "shortfall"), strict=True):
-            x, y = _line(rows, figure_name)
+            x, y, half = _line(rows, figure_name)
             lowest = min(lowest, float(y.min()))
+            if name == OURS and len(rows) > 1:
+                axis.fill_betweenx(y, x - half, x + half, color=COLOURS[0], alpha=0.15, linewidth=0)
             axis.plot(
                 x,
                 y,
@@ -72,9 +75,23 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
                 linewidth=2.4 if name == OURS else 1.3,
                 zorder=3 if name == OURS else 2,
             )
-    for axis, words in zip(
-        axes, ("gap between groups", "shortfall of the worst group"), strict=True
+    for axis, figure_name, words in zip(
+        axes,
+        ("gap", "shortfall"),
+        ("gap between groups", "shortfall of the worst group"),
+        strict=True,
     ):
+        floor = _floor(board, problem, figure_name)
+        if floor is not None:
+            axis.axvline(floor, color="#666666", linewidth=1.2, linestyle=":")
+            axis.annotate(
+                "noise floor",
+                (floor, 0.02),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=8,
+                color="#666666",
+            )
         axis.axhline(0, color="#bbbbbb", linewidth=0.8)
         axis.axvline(0, color="#bbbbbb", linewidth=0.8)
         axis.set_xlabel(f"Change of the {words} (left is better)")
@@ -87,7 +104,11 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     axes[0].set_ylabel("Change of utility (higher is better)")
     axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     seeds = max(len(r) for r in found.values())
-    figure.suptitle(f"{problem}: test rows, against the plain model, mean of up to {seeds} seeds")
+    figure.suptitle(
+        f"{problem}: test rows, against the plain model, mean of up to {seeds} seeds; "
+        "band: 95 % interval of FairMT's",
+        fontsize=11,
+    )
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -144,13 +165,29 @@ def cliques(values: np.ndarray, difference: float) -> list[tuple[float, float]]:
     return spans
 
 
-def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over seeds by the place in the path, from the plain model on."""
+def _floor(board: Leaderboard, problem: str, figure: str) -> float | None:
+    """What chance alone leaves of a figure, as a change against the plain model."""
+    floors = board.floors.get(problem, {})
+    runs = next(iter(board.results[problem].values()))
+    shares = [f[figure] / runs[s]["plain"][figure] - 1 for s, f in floors.items() if s in runs]
+    return float(np.mean(shares)) if shares else None
+
+
+def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over seeds by the place in the path, from the plain model on: the change of the
+    figure and of utility, and half the 95 % interval of the former."""
     n = min(len(r["places"]) for r in rows)
     # Paths of one method are equally long; post-processing and boosting may differ by a round.
-    x = np.mean([[p[figure] / r["plain"][figure] - 1 for p in r["places"][:n]] for r in rows], 0)
-    y = np.mean([[p["delta_m"] for p in r["places"][:n]] for r in rows], 0)
-    return np.concatenate([[0.0], x]), np.concatenate([[0.0], y])
+    x = np.array([[p[figure] / r["plain"][figure] - 1 for p in r["places"][:n]] for r in rows])
+    y = np.array([[p["delta_m"] for p in r["places"][:n]] for r in rows])
+    spread = x.std(0, ddof=1) if len(rows) > 1 else np.zeros(n)
+    half = 1.96 * spread / np.sqrt(len(rows))
+    start = [0.0]
+    return (
+        np.concatenate([start, x.mean(0)]),
+        np.concatenate([start, y.mean(0)]),
+        np.concatenate([start, half]),
+    )
 
 
 def _words(name: str) -> str:
