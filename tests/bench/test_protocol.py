@@ -343,7 +343,10 @@ def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> Non
     assert found.markdown().count(f"torch {torch.__version__}") == 1
     row: Any = found.results["made_up"]["plain"][0]
     row["device"] = "NVIDIA H100"
-    assert f"torch {torch.__version__} on NVIDIA H100" in found.markdown()
+    page = found.markdown()
+    assert f"torch {torch.__version__} on NVIDIA H100" in page
+    plain = next(c for c in RUNS if c.method == "plain")
+    assert f"`{plain.command(1)} --accelerator cuda`" in page
 
 
 def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: ResultStore) -> None:

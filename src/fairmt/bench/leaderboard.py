@@ -317,6 +317,8 @@ class Leaderboard:
         )
         delta = interval(np.array([b["delta_m"] for b in at]))
         config = Configuration.from_dict(next(iter(rows.values()))["config"])
+        on_device = any(r.get("device", "cpu") != "cpu" for r in rows.values())
+        command = config.command(len(rows)) + (" --accelerator cuda" if on_device else "")
         kind = "control" if config.method in REFERENCES else METHODS[config.method].kind
         cells = [
             " ".join([name, *(f"({w})" for w in (IN_WORDS.get(name), kind) if w and w != "step")]),
@@ -331,7 +333,7 @@ class Leaderboard:
             self._level_down(problem, name),
             _satisfied(rows),
             f"{np.mean([r['seconds'] for r in rows.values()]) / 60:.1f}",
-            f"`{config.command(len(rows))}`",
+            f"`{command}`",
         ]
         return f"| {' | '.join(map(str, cells))} |"
 
