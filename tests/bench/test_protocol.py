@@ -329,6 +329,14 @@ def test_the_page_has_what_lies_above_the_noise_and_what_every_task_pays(
     assert f"{value:.3f} →" in before
 
 
+def test_a_side_question_does_not_narrow_the_ranks(store: ResultStore) -> None:
+    found = board(store)
+    before = found.ranks()
+    assert len(before.mean) == len(RUNS)
+    found.results["side"] = {"fairmt": found.results["made_up"]["fairmt"]}
+    assert found.ranks() == before
+
+
 def test_being_behind_is_said(store: ResultStore) -> None:
     found = board(store)
     rows: Any = found.results["made_up"]

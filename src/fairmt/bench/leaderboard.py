@@ -61,12 +61,17 @@ class Leaderboard:
         return difference(self.results[problem].get(OURS, {}), self.results[problem][other])
 
     def ranks(self) -> Ranks:
-        """Ranks by hypervolume of the contestants that stand everywhere."""
-        everywhere = set.intersection(*(set(r) for r in self.results.values())) - set(REFERENCES)
+        """Ranks by hypervolume of the contestants that stand everywhere.
+
+        A problem with less than a third of the largest field is a side question, and left out.
+        """
+        most = max(map(len, self.results.values()))
+        fields = {p: r for p, r in self.results.items() if 3 * len(r) >= most}
+        everywhere = set.intersection(*map(set, fields.values())) - set(REFERENCES)
         figures = {
             name: {
                 (problem, seed): row["volume"][0]
-                for problem, by_method in self.results.items()
+                for problem, by_method in fields.items()
                 for seed, row in by_method[name].items()
             }
             for name in sorted(everywhere)
