@@ -314,6 +314,8 @@ class FairMTLearner(BaseEstimator):
             checkpoint=self.checkpoint,
             progress=self.progress,
         )
+        if source is not None and isinstance(step, FairMT):
+            step.epoch_rows = source.n_batches * self.batch_size
         if source is None:
             source = TableSource(tables["train"], self.batch_size, self.seed, self.balance, groups)
         trainer.fit(

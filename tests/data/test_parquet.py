@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from fairmt import FairMTLearner, generate
 from fairmt.data import LeakageError, ParquetTable, Schema
 from fairmt.data.split import PARTS
 from fairmt.groups import Groups
+from fairmt.history import DecayedMoments
 from fairmt.methods import Plain
 from fairmt.models import MLP, LinearHeads, MultiTask
 from fairmt.streaming import ParquetSource, open_stream
@@ -346,6 +348,26 @@ def _learner(**settings: Any) -> FairMTLearner:
     bundle = generate(10)
     usual = bundle.learner_settings() | {"epochs": 1, "path_epochs": 1, "batch_size": 64}
     return FairMTLearner(**usual | settings)
+
+
+def test_an_epoch_of_a_stream_is_that_of_its_rows_and_not_of_the_sample(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of FairMT is at most an epoch old, and the training table is a sample here."""
+    epochs: list[float] = []
+    set_epoch = DecayedMoments.set_epoch
+
+    def noted(self: DecayedMoments, n_batches: float) -> None:
+        epochs.append(n_batches)
+        set_epoch(self, n_batches)
+
+    monkeypatch.setattr("fairmt.streaming.SAMPLE", 100)
+    monkeypatch.setattr(DecayedMoments, "set_epoch", noted)
+    table = _table(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        _learner().fit(table)
+    assert np.mean(epochs) == pytest.approx(table.rows["train"] / 64, rel=0.1)
 
 
 def test_the_schema_of_one_pass_is_that_of_the_training_rows(folder: Path) -> None:

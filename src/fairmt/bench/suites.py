@@ -142,8 +142,8 @@ SUITES: dict[str, Suite] = {
         Suite(
             "full",
             "every method; tables, five binary tasks, pictures, texts",
-            "about 4 hours on two cores and half a day more for the pictures, which a GPU does in "
-            "half an hour; it may be cut short",
+            "about 4 hours on two cores, and half a day more for the pictures (on a GPU far less); "
+            "it may be cut short",
             tuple(
                 dict.fromkeys(
                     _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)

@@ -139,7 +139,8 @@ class FairMT(StepMethod):
         self.constraint = Constraint(self.ledger, groups, **self._constraint_settings)
         target, decay = self._memory_settings
         self.history = DecayedMoments(self.ledger, groups, target, decay)
-        self._rows = None if data is None else len(data)
+        # Rows of an epoch; whoever was given a sample of them sets the true number.
+        self.epoch_rows: int | None = None if data is None else len(data)
         self._judge = Constraint(
             self.ledger,
             groups,
@@ -229,8 +230,8 @@ class FairMT(StepMethod):
         batch = soft.moments
         if world_size() > 1:
             batch = Moments(all_sum(batch.sums), all_sum(batch.mass), all_sum(batch.mass2))
-        if self._rows is not None:
-            self.history.set_epoch(self._rows / (len(outputs) * world_size()))
+        if self.epoch_rows is not None:
+            self.history.set_epoch(self.epoch_rows / (len(outputs) * world_size()))
         moments = self.history.update(batch)
         rates = self.ledger.rates(moments.sums)
         sharpness = self.sharpness * math.sqrt(self.strength or 1.0)
