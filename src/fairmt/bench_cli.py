@@ -72,6 +72,9 @@ def one(
         list[str] | None, typer.Option(help="KEY=VALUE of the method, the value as JSON.")
     ] = None,
     controller: Annotated[str, typer.Option(help="Of FairMT's λ: path, or dual.")] = "path",
+    postprocessing: Annotated[
+        str | None, typer.Option(help="Method of that kind that follows the path.")
+    ] = None,
     seed: int = 0,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
     epochs: int | None = None,
@@ -90,7 +93,17 @@ def one(
             raise ValueError(f"--option takes KEY=VALUE. Found '{text}'.")
         options.append((key, json.loads(value)))
     runs = [
-        Configuration(data, method, s, variant, tuple(options), controller, epochs, path_epochs)
+        Configuration(
+            data,
+            method,
+            s,
+            variant,
+            tuple(options),
+            controller,
+            epochs,
+            path_epochs,
+            postprocessing,
+        )
         for s in (range(seeds) if seeds else [seed])
     ]
     store = ResultStore(out_dir)
@@ -129,6 +142,7 @@ def show(
 ) -> None:
     """The leaderboard of a suite, from the results that are there."""
     from fairmt.bench.leaderboard import Leaderboard
+    from fairmt.bench.page import Page
     from fairmt.bench.store import ResultStore
     from fairmt.bench.suites import suite as named
 
@@ -139,11 +153,11 @@ def show(
             f"{out_dir}"
         )
     if page is None:
-        out.print(board.markdown(), highlight=False, markup=False, soft_wrap=True)
+        out.print(Page(board).markdown(), highlight=False, markup=False, soft_wrap=True)
         return
     from fairmt.bench.pictures import critical_difference, frontiers
 
-    text, pictures = board.markdown(), page.parent / f"{page.stem}_pictures"
+    text, pictures = Page(board).markdown(), page.parent / f"{page.stem}_pictures"
     for problem in board.results:
         picture = pictures / f"{problem.replace('/', '-').replace(':', '-')}.png"
         frontiers(board, problem, picture)

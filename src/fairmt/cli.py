@@ -118,6 +118,9 @@ def train(
     pretraining: Annotated[
         str | None, typer.Option(help="Method of that kind that makes the encoder first.")
     ] = None,
+    postprocessing: Annotated[
+        str | None, typer.Option(help="Method of that kind that follows; needs the attributes.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="mlp or attention.")] = None,
     notion: Annotated[list[str] | None, typer.Option(help="NOTION, or TASK=NOTION.")] = None,
     tolerance: Tolerance = None,
@@ -160,6 +163,7 @@ def train(
         "method": method,
         "option": option,
         "pretraining": pretraining,
+        "postprocessing": postprocessing,
         "encoder": encoder,
         "notion": notion,
         "tolerance": tolerance,

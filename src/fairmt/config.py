@@ -17,7 +17,8 @@ LISTS = ("task", "sensitive", "continuous", "option", "features", "drop", "bins"
 PASSED_ON = (
     "weight", "split_by", "method", "tolerance", "utility_budget", "strength", "controller",
     "floors", "depth", "attributes_as_inputs", "recalibration", "epochs", "path_epochs",
-    "batch_size", "learning_rate", "balance", "seed", "pretraining", "encoder",
+    "batch_size", "learning_rate", "balance", "seed", "pretraining",
+    "postprocessing", "encoder",
 )  # fmt: skip
 CATALOG = "catalog:"
 GENERATED = "generated:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 PARTS = ("train", "calibration", "validation")
 CANDIDATES = 24
 """Candidates of a path, at least, where its epochs have as many steps."""
+GROWTH = 1.2
+"""More of them where λ would grow by more than this factor from one to the next."""
 STEPS = 800
 """Optimiser steps of the warm-up, and of the path, where epochs are not given."""
 
@@ -73,6 +76,9 @@ class FairMTLearner(BaseEstimator):
         the sensitive attributes at prediction.
     pretraining : str or mapping, optional
         A method of that kind to make the encoder, by name, or with its settings beside 'name'.
+    postprocessing : str or mapping, optional
+        A method of that kind to follow every candidate of the path, alike; its strength rises
+        along the path. Prediction then needs the sensitive attributes.
     notion : see `fairmt.notions.resolve_notions`.
     tolerance, utility_budget, strength : float, at most one
         How the candidate is chosen from the path, see `Path.choose`; none: ``utility_budget=0.01``.
@@ -116,7 +122,7 @@ class FairMTLearner(BaseEstimator):
     schema_, model_ : the encoding of tables, and the network.
     path_ : Path, all candidates with their place on the trade-off.
     choice_ : the candidate in force, and why.
-    repair_ : the fitted post-processing, or None.
+    repairs_ : list of fitted post-processings, which candidates name by their position.
     binding_ : with the dual, the entries that press hardest, as last seen on calibration rows.
     proxies_ : how well the inputs give each attribute away, .5 (not at all) to 1 (wholly).
     """
@@ -128,6 +134,7 @@ class FairMTLearner(BaseEstimator):
         *,
         method: str = "fairmt",
         pretraining: str | Mapping[str, Any] | None = None,
+        postprocessing: str | Mapping[str, Any] | None = None,
         notion: NotionSpec = "default",
         tolerance: float | None = None,
         utility_budget: float | None = None,
@@ -165,6 +172,7 @@ class FairMTLearner(BaseEstimator):
         self.sensitive = sensitive
         self.method = method
         self.pretraining = pretraining
+        self.postprocessing = postprocessing
         self.notion = notion
         self.tolerance = tolerance
         self.utility_budget = utility_budget
@@ -290,7 +298,14 @@ class FairMTLearner(BaseEstimator):
         torch.manual_seed(self.seed)
         layout, groups = Layout(schema.tasks), schema.groups
         self.schema_, self._layout, self._groups = schema, layout, groups
-        found = recipe(self.method, self.options, self.pretraining, self._constraint(), schema)
+        found = recipe(
+            self.method,
+            self.options,
+            self.pretraining,
+            self.postprocessing,
+            self._constraint(),
+            schema,
+        )
         step = self._prepare(found, schema, tables["train"])
         self.ledger_ = Ledger(layout, self._judged(layout))
         calibration, validation = tables["calibration"], tables["validation"]
@@ -326,9 +341,9 @@ class FairMTLearner(BaseEstimator):
             calibration=calibration.batches if self.controller == "dual" else None,
         )
         self.model_ = step.model
-        self.repair_: PostProcessing | None = found.after
+        self.repairs_: list[PostProcessing] = []
         if found.after is not None:
-            evaluator.repair(found.after, self.model_, calibration)
+            self.repairs_ = evaluator.repair(found.after, self.model_, calibration)
         rows = groups.membership(validation.attributes)[:, 1:].sum(0)
         self.path_ = Path(self.ledger_, groups, evaluator.candidates, rows)
         self.choose()
@@ -385,18 +400,19 @@ class FairMTLearner(BaseEstimator):
         plain = Segment("plain", path_epochs, lambda epoch: 0.0, start="warmup")
         if step.strength is None:
             return [warmup, plain]
-        schedule: Callable[[float], float | None] = Ramp(
-            epochs, path_epochs, *(self.strengths or step.strengths)
-        ).strength
-        if self.controller == "dual":
-            schedule = _left_to_the_dual
+        schedule: Callable[[float], float | None] = _left_to_the_dual
+        candidates = CANDIDATES
+        if self.controller == "path":
+            low, high = self.strengths or step.strengths
+            schedule = Ramp(epochs, path_epochs, low, high).strength
+            candidates = max(CANDIDATES, round(abs(math.log(high / low)) / math.log(GROWTH)))
         begin = None
         if self.floors is not None and isinstance(step, FairMT):
 
             def begin(method: Any) -> None:
                 method.set_floors(calibration.batches())
 
-        looks = -(-CANDIDATES // path_epochs) if path_epochs else 1
+        looks = math.ceil(candidates / path_epochs) if path_epochs else 1
         path = Segment("path", path_epochs, schedule, start="warmup", begin=begin, looks=looks)
         return [warmup, plain, path]
 
@@ -421,6 +437,8 @@ class FairMTLearner(BaseEstimator):
     def _check_settings(self, step: StepMethod) -> None:
         if self.controller not in ("path", "dual"):
             raise ValueError(f"controller must be 'path' or 'dual'. Found {self.controller!r}.")
+        if self.strengths is not None and not min(self.strengths) > 0:
+            raise ValueError(f"strengths must be positive. Found {tuple(self.strengths)}.")
         if not isinstance(step, FairMT):
             if self.controller == "dual" or self.floors is not None:
                 raise ValueError(
@@ -490,6 +508,7 @@ class FairMTLearner(BaseEstimator):
         self.offsets_ = candidate.offsets
         self.recalibration_: Recalibration | None = candidate.recalibration
         self._repair = candidate.repair
+        self._after = self.repairs_[candidate.fitted] if candidate.repair else None
 
     # -- predicting -------------------------------------------------------------------------
 
@@ -499,7 +518,7 @@ class FairMTLearner(BaseEstimator):
         from fairmt.frames import as_features
 
         frame = as_features(self, X)
-        needed = self.schema_.attributes_as_inputs or self._repair > 0
+        needed = self.schema_.attributes_as_inputs or self._after is not None
         return self._outputs(self.schema_.encode(frame, labels=False, attributes=needed))
 
     def _outputs(self, table: Any) -> torch.Tensor:
@@ -507,9 +526,8 @@ class FairMTLearner(BaseEstimator):
         outputs = predict_outputs(self.model_, table.features)
         if self.recalibration_ is not None:
             outputs = self.recalibration_.apply(outputs)
-        if self._repair > 0:
-            assert self.repair_ is not None
-            outputs = self.repair_.apply(outputs, table.attributes, self._repair)
+        if self._after is not None:
+            outputs = self._after.apply(outputs, table.attributes, self._repair)
         return outputs
 
     def outputs_of(self, index: int, table: Any) -> tuple[torch.Tensor, torch.Tensor]:

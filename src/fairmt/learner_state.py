@@ -17,7 +17,7 @@ from fairmt.tasks import Layout
 if TYPE_CHECKING:
     from fairmt.estimator import FairMTLearner
 
-KIND = "fairmt.learner/1"
+KIND = "fairmt.learner/2"
 # Tasks stand in the schema; the others matter to training alone.
 _LEFT_OUT = ("tasks", "checkpoint", "options")
 
@@ -40,7 +40,7 @@ def state_of(learner: FairMTLearner) -> dict[str, Any]:
         "label_types": dict(learner._label_types),
         "n_features_in": learner.n_features_in_,
         "pretrained": learner.pretrained_,
-        "repair": None if learner.repair_ is None else learner.repair_.state_dict(),
+        "repairs": [{"name": r.name, "state": r.state_dict()} for r in learner.repairs_],
         "names_in": list(getattr(learner, "feature_names_in_", [])) or None,
     }
 
@@ -62,12 +62,8 @@ def restored(state: Mapping[str, Any], where: str) -> FairMTLearner:
     learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])
     layout, groups = Layout(schema.tasks), schema.groups
     learner.schema_, learner._layout, learner._groups = schema, layout, groups
-    learner.pretrained_, learner.repair_ = state["pretrained"], None
-    if state["repair"] is not None:
-        repair = method(learner.method)()
-        assert isinstance(repair, PostProcessing)
-        repair.load_state_dict(state["repair"])
-        learner.repair_ = repair
+    learner.pretrained_ = state["pretrained"]
+    learner.repairs_ = [_repair(r) for r in state["repairs"]]
     learner.model_ = learner._network(schema)
     learner.ledger_ = Ledger(layout, state["notions"])
     candidates = [Candidate.from_state(c) for c in state["candidates"]]
@@ -82,6 +78,14 @@ def restored(state: Mapping[str, Any], where: str) -> FairMTLearner:
     if state["names_in"] is not None:
         learner.feature_names_in_ = np.asarray(state["names_in"], dtype=object)
     return learner
+
+
+def _repair(state: Mapping[str, Any]) -> PostProcessing:
+    """A fitted post-processing."""
+    found = method(state["name"])()
+    assert isinstance(found, PostProcessing)
+    found.load_state_dict(state["state"])
+    return found
 
 
 def _jsonable(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class Candidate:
     moments : of hard decisions.
     recalibration : of its probabilities, where that was asked for.
     repair : strength of the post-processing that follows the model; 0 is none.
+    fitted : which of the post-processings that were fitted follows it.
     """
 
     segment: str
@@ -66,6 +68,7 @@ class Candidate:
     moments: Moments
     recalibration: Recalibration | None = None
     repair: float = 0.0
+    fitted: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         scale_shift = None
@@ -81,6 +84,7 @@ class Candidate:
             "moments": [self.moments.sums, self.moments.mass, self.moments.mass2],
             "recalibration": scale_shift,
             "repair": self.repair,
+            "fitted": self.fitted,
         }
 
     @staticmethod
@@ -161,30 +165,53 @@ class PathEvaluator:
         change = relative_change(layout, candidate.utilities[0], first)
         return {"score": float(change[~change.isnan()].mean())}
 
-    def repair(self, after: PostProcessing, model: torch.nn.Module, calibration: Any) -> None:
-        """Fit a post-processing on calibration rows, and add its candidates to the plain one's.
+    def repair(
+        self, after: PostProcessing, model: torch.nn.Module, calibration: Any
+    ) -> list[PostProcessing]:
+        """Let a post-processing, fitted on calibration rows, follow the candidates.
 
-        The decision rule stays that of the plain model, whose groups the repair looks at.
+        Each candidate of the path gets one of its own, whose strength rises along the path to 1,
+        for a repair of little strength costs little. Where there is no path, candidates of all
+        strengths are added to the plain model. The decision rule stays that of the candidate.
+
+        Returns
+        -------
+        The fitted post-processings, which candidates name by their position.
         """
-        plain = self.candidates[Path(self.ledger, self.groups, self.candidates, self._rows()).plain]
-        model.load_state_dict(plain.weights)
-        outputs = predict_outputs(model, calibration.features)
-        after.fit(
-            self.ledger.layout,
-            self.groups,
-            outputs,
-            calibration.labels,
-            calibration.attributes,
-            calibration.weights,
-            plain.offsets,
-        )
-        before = predict_outputs(model, self.table.features)
-        for strength in REPAIRS:
-            repaired = after.apply(before, self.table.attributes, strength)
-            found = self.measure(
-                "path", plain.epoch, strength, plain.weights, repaired, plain.offsets
+        path = [i for i, c in enumerate(self.candidates) if c.segment == "path"]
+        if path:
+            followed = [self.candidates[i] for i in path]
+            self.candidates = [c for c in self.candidates if c.segment != "path"]
+            strengths = [[(k + 1) / len(path)] for k in range(len(path))]
+        else:
+            plain = Path(self.ledger, self.groups, self.candidates, self._rows()).plain
+            followed, strengths = [self.candidates[plain]], [list(REPAIRS)]
+        fitted: list[PostProcessing] = []
+        for candidate, of_candidate in zip(followed, strengths, strict=True):
+            own = deepcopy(after)
+            model.load_state_dict(candidate.weights)
+            own.fit(
+                self.ledger.layout,
+                self.groups,
+                predict_outputs(model, calibration.features),
+                calibration.labels,
+                calibration.attributes,
+                calibration.weights,
+                candidate.offsets,
             )
-            self.candidates.append(replace(found, repair=strength))
+            before = predict_outputs(model, self.table.features)
+            for strength in of_candidate:
+                found = self.measure(
+                    "path",
+                    candidate.epoch,
+                    candidate.strength if path else strength,
+                    candidate.weights,
+                    own.apply(before, self.table.attributes, strength),
+                    candidate.offsets,
+                )
+                self.candidates.append(replace(found, repair=strength, fitted=len(fitted)))
+            fitted.append(own)
+        return fitted
 
     def _rows(self) -> Tensor:
         """Rows of every group, (G,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from fairmt.bench.configuration import Configuration
+import fairmt
+from fairmt.bench.configuration import PROTOCOL, Configuration
 from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
 from fairmt.bench.frontier import closed
 from fairmt.bench.leaderboard import Leaderboard
+from fairmt.bench.page import Page, is_shown_groups
 from fairmt.bench.pictures import cliques
 from fairmt.bench.problems import Problem, problem
 from fairmt.bench.queue import run_all
@@ -110,6 +113,22 @@ def test_a_name_follows_content_and_survives_json() -> None:
     assert dual.reference == config.reference
 
 
+def test_what_follows_the_path_is_part_of_the_name() -> None:
+    followed = replace(QUICK, postprocessing="group_thresholds")
+    assert Configuration.from_dict(json.loads(json.dumps(followed.to_dict()))) == followed
+    assert followed.contestant == "fairmt + group_thresholds"
+    assert "--postprocessing group_thresholds" in followed.command()
+    assert followed.reference == QUICK.reference
+    assert followed.id != QUICK.id
+    # Rows of runs without one say nothing of it, and keep the names that they had before.
+    row = {k: v for k, v in QUICK.to_dict().items() if k != "postprocessing"}
+    assert Configuration.from_dict(row) == QUICK
+    named = {"protocol": PROTOCOL, "version": fairmt.__version__, **row}
+    named["revision"] = METHODS["fairmt"].revision
+    content = json.dumps(named, sort_keys=True).encode()
+    assert hashlib.sha256(content).hexdigest()[:16] == QUICK.id
+
+
 def test_suites_name_methods_that_exist() -> None:
     for suite in SUITES.values():
         for config in suite.runs:
@@ -188,6 +207,9 @@ def test_whoever_fits_on_calibration_rows_is_chosen_on_others() -> None:
     n = len(found.parts["validation"])
     assert hand.chosen_on == ("validation",)
     assert contest(found, QUICK).chosen_on == HELD_OUT
+    after = contest(found, replace(QUICK, postprocessing="group_thresholds"))
+    assert after.chosen_on == ("validation",)
+    assert len(after.candidates) == len(contest(found, QUICK).candidates)
     assert hand.candidates[0].moments.mass.max() <= n
     trained = reference(found, QUICK.reference)
     state = {"candidate": trained.hand.candidates[0].state_dict(), "outputs": torch.zeros(0)}
@@ -228,7 +250,7 @@ def test_what_is_kept_of_what_was_closed_is_said(store: ResultStore, tmp_path: P
         rows[config] = store.get(RUNS[0])
         rows[config]["budget"]["0.01"] |= at
         other.put(config, rows[config])
-    page = Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other).markdown()
+    page = Page(Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other)).markdown()
     assert "it keeps with missing:0.5 at a budget of .01: gap 80.0% [80.0%, 80.0%], " in page
     assert "shortfall 100.0% [100.0%, 100.0%]." in page
 
@@ -296,7 +318,7 @@ def board(store: ResultStore) -> Leaderboard:
 
 
 def test_every_row_of_the_page_has_its_command(store: ResultStore) -> None:
-    page = board(store).markdown()
+    page = Page(board(store)).markdown()
     for config in RUNS:
         assert f"`{config.command(1)}`" in page
     assert "| barycentre (post-processing) |" in page
@@ -310,19 +332,19 @@ def test_the_page_has_what_lies_above_the_noise_and_what_every_task_pays(
     store: ResultStore,
 ) -> None:
     found = board(store)
-    before = found.markdown()
+    before = Page(found).markdown()
     assert "noise floor; seeds" not in before
     row = found.results["made_up"]["fairmt"][0]
     at = row["budget"]["0.01"]
     at |= {"gap": [0.3], "shortfall": [0.2], "change": [-0.01, 0.02, 0.0, 0.0][: len(at["change"])]}
     at["plain"] |= {"gap": [0.5], "shortfall": [0.4]}
     found.floors["made_up"] = {0: {"gap": 0.1, "shortfall": 0.15}}
-    further = "\n".join(found._further("made_up", ["fairmt"]))
+    further = "\n".join(Page(found)._further("made_up", ["fairmt"]))
     # (.3 - .1) / (.5 - .1) and (.2 - .15) / (.4 - .15), less one.
     assert "| -50.0% | -80.0% |" in further
     first, second = row["tasks"][:2]
     assert f"{first} -1.0%, {second} +2.0%" in further
-    assert "a gap of 0.100 and a shortfall of 0.150" in found._floor("made_up")
+    assert "a gap of 0.100 and a shortfall of 0.150" in Page(found)._floor("made_up")
     # Measures as the audit computes them, of the plain model and of the chosen one.
     measures = row["measures"]["plain"][first]
     value = next(iter(measures.values()))
@@ -342,16 +364,52 @@ def test_being_behind_is_said(store: ResultStore) -> None:
     rows: Any = found.results["made_up"]
     better = {**rows["fairmt"][0], "volume": [v + 0.5 for v in rows["fairmt"][0]["volume"]]}
     rows["symmetric"] = {0: better}
-    assert "It may be behind by more than .02 on made_up: symmetric" in found.markdown()
-    assert "highest mean hypervolume on 0 of 1" in found.markdown()
+    assert "It may be behind by more than .02 on made_up: symmetric" in Page(found).markdown()
+    assert "highest mean hypervolume on 0 of 1" in Page(found).markdown()
+
+
+def test_what_follows_fairmt_is_no_rival_of_it(store: ResultStore) -> None:
+    """But the page says what it gains, and what it is ahead of."""
+    found = board(store)
+    rows: Any = found.results["made_up"]
+    ranks = found.ranks()
+    own = rows["fairmt"][0]
+    for name, gain in (("fairmt + group_thresholds", 0.5), ("barycentre", 0.2)):
+        rows[name] = {0: {**own, "volume": [v + gain for v in own["volume"]]}}
+    rows["plain"], rows["symmetric"] = ({0: {**own, "volume": [0.0] * 51}} for _ in range(2))
+    page = Page(found).markdown()
+    assert found.best("made_up") == "barycentre"
+    assert "It may be behind by more than .02 on made_up: barycentre (-0.200" in page
+    assert (
+        "fairmt + group_thresholds is ahead of FairMT alone by +0.500 [+0.500, +0.500], "
+        "of barycentre by +0.300 [+0.300, +0.300]." in page
+    )
+    assert set(found.ranks().mean) == set(ranks.mean)
+    assert is_shown_groups("symmetric + group_thresholds")
+    assert is_shown_groups("barycentre")
+    assert not is_shown_groups("fairmt controller=dual")
+    found.ceilings["made_up"] = {
+        0: {
+            "delta_m": -0.1, "gap": -0.8, "shortfall": -0.8,
+            "budget": {"0.01": {"delta_m": -0.01, "gap": -0.4, "shortfall": -0.4}},
+        }
+    }  # fmt: skip
+    for name, share in (("fairmt", 0.1), ("fairmt + group_thresholds", 0.3)):
+        at = {k: [1 - share] * 51 for k in ("gap", "shortfall")}
+        budget = own["budget"]["0.01"] | at | {"plain": {k: [1.0] * 51 for k in KEYS}}
+        rows[name] = {0: {**rows[name][0], "budget": {"0.01": budget}}}
+    said = Page(found)._ceiling("made_up")
+    assert "FairMT, blind to groups, closes at its budget of the latter gap 25.0%" in said
+    assert "shown the group, closes at its budget of the latter gap 75.0%" in said
+    assert "of the former gap 37.5%" in said
 
 
 def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> None:
     found = board(store)
-    assert found.markdown().count(f"torch {torch.__version__}") == 1
+    assert Page(found).markdown().count(f"torch {torch.__version__}") == 1
     row: Any = found.results["made_up"]["plain"][0]
     row["device"] = "NVIDIA H100"
-    page = found.markdown()
+    page = Page(found).markdown()
     assert f"torch {torch.__version__} on NVIDIA H100" in page
     plain = next(c for c in RUNS if c.method == "plain")
     assert f"`{plain.command(1)} --accelerator cuda`" in page
@@ -370,7 +428,7 @@ def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: Res
     rows: Any = found.results["made_up"]
     rows["plain"] = judged((True, True), (False, True), (True, False), (False, False))
     rows["symmetric"] = {0: {k: v for k, v in row.items() if k != "tolerance_kept"}}
-    table = [line.split(" | ") for line in found.markdown().splitlines() if line[:2] == "| "]
+    table = [line.split(" | ") for line in Page(found).markdown().splitlines() if line[:2] == "| "]
     cells = {row[0]: row[-3] for row in table if len(row) == 13}
     assert cells["| plain"] == "50% (1 of 2)"
     assert cells["| symmetric"] == "–"

@@ -1,6 +1,7 @@
 """The scikit-learn face."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -229,6 +230,14 @@ def test_a_path_runs_through_the_strengths_of_its_method(
         assert found == sorted(found)
         # λ as of the last batch, one before the end of the range.
         assert 0.9 * end < found[-1] <= end
+        assert len(found) >= 24
+        assert max(b / a for a, b in pairwise(found)) < 1.21
+
+
+@pytest.mark.parametrize("given", [(0.0, 1.0), (1.0, -2.0)])
+def test_strengths_of_a_path_must_be_positive(people: Bundle, given: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="strengths must be positive"):
+        FairMTLearner(**people.learner_settings(), strengths=given).fit(people.frame)
 
 
 def test_dual_names_what_it_cannot_reach(people: Bundle) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fairmt import FairMTLearner
 from fairmt.data import Bundle
+from fairmt.methods import GroupThresholds
+from fairmt.path import predict_outputs
 
 QUICK: dict[str, Any] = {"epochs": 2, "path_epochs": 2, "widths": (16, 8)}
 BLOCKS = {"first": ["x0", "x1", "x2", "x3", "x4", "x5"],
@@ -24,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "before the path": {"pretraining": {"name": "pmrl", "blocks": BLOCKS, "steps": 20}},
     "after": {"method": "barycentre"},
     "after, by thresholds": {"method": "group_thresholds"},
+    "after the path": {"postprocessing": {"name": "group_thresholds", "prior": 10.0}},
 }
 
 
@@ -78,11 +82,56 @@ def test_a_repair_needs_the_attributes_and_grows_with_its_strength(people: Bundl
     assert 0 < moved[0] < 0.5 * moved[1]
 
 
+def test_a_repair_of_its_own_follows_every_candidate_of_the_path(people: Bundle) -> None:
+    parts = {
+        part: np.arange(*span)
+        for part, span in (
+            ("train", (0, 1200)), ("calibration", (1200, 1700)), ("validation", (1700, 2000))
+        )
+    }  # fmt: skip
+    settings = {**people.learner_settings(), **QUICK, "postprocessing": "group_thresholds"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner = FairMTLearner(**settings).fit(people.frame.head(2000), parts=parts)
+    path = [p for p in learner.path_.points if p.candidate.segment == "path"]
+    strengths = [p.candidate.strength for p in path]
+    # Two epochs of five batches, a look after each.
+    assert len(path) == 10
+    assert strengths == sorted(strengths)
+    assert [p.candidate.repair for p in path] == pytest.approx(
+        [(k + 1) / len(path) for k in range(len(path))]
+    )
+    assert not any(c.repair for c in learner.path_.candidates if c.segment != "path")
+
+    # By hand, for a candidate in the middle: fitted on its own outputs on calibration rows alone.
+    point = path[len(path) // 2]
+    learner.model_.load_state_dict(point.candidate.weights)
+    tables = {k: learner.schema_.encode(people.frame.iloc[rows]) for k, rows in parts.items()}
+    outputs = {k: predict_outputs(learner.model_, t.features) for k, t in tables.items()}
+    own, t = GroupThresholds(), tables["calibration"]
+    own.fit(
+        learner.ledger_.layout, learner.schema_.groups, outputs["calibration"], t.labels,
+        t.attributes, t.weights, point.candidate.offsets,
+    )  # fmt: skip
+    expected = own.apply(
+        outputs["validation"], tables["validation"].attributes, point.candidate.repair
+    )
+    found, _ = learner.outputs_of(point.index, tables["validation"])
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, outputs["validation"])
+
+
 def test_kinds_that_do_not_fit_are_refused(people: Bundle) -> None:
     with pytest.raises(ValueError, match="not both"):
         fit(people, method="dualfair", pretraining="dualfair")
     with pytest.raises(ValueError, match="it cannot pre-train"):
         fit(people, pretraining="fairmt")
+    with pytest.raises(ValueError, match="Give method='barycentre' or postprocessing="):
+        fit(people, method="barycentre", postprocessing="group_thresholds")
+    with pytest.raises(ValueError, match="it cannot post-process"):
+        fit(people, postprocessing="dualfair")
+    with pytest.raises(ValueError, match="postprocessing must be a name, or have one"):
+        fit(people, postprocessing={"prior": 5.0})
     with pytest.raises(ValueError, match=r"use fairmt\.boosting\.MMMFair"):
         fit(people, method="mmm_fair")
     regression = people.learner_settings() | {"tasks": [people.tasks[-1]]}

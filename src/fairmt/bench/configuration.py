@@ -29,6 +29,7 @@ class Configuration:
     options : of the method, as pairs.
     controller : 'path', or 'dual' for the methods that have one; it looks for `TOLERANCE`.
     epochs, path_epochs : None for the learner's own.
+    postprocessing : a method of that kind that follows the path; it is shown the attributes.
     """
 
     data: str
@@ -39,11 +40,15 @@ class Configuration:
     controller: str = "path"
     epochs: int | None = None
     path_epochs: int | None = None
+    postprocessing: str | None = None
 
     @property
     def id(self) -> str:
         """Name by content: the same run of the same version has the same."""
         named = {"protocol": PROTOCOL, "version": fairmt.__version__, **asdict(self)}
+        if self.postprocessing is None:
+            # Results from before there was such a thing keep their names.
+            del named["postprocessing"]
         revision = METHODS[self.method].revision if self.method in METHODS else 0
         if revision:
             named["revision"] = revision
@@ -59,12 +64,13 @@ class Configuration:
     def contestant(self) -> str:
         """The method with its options, as one name."""
         controller = [f"controller={self.controller}"] if self.controller != "path" else []
-        return " ".join([self.method, *controller, *(f"{k}={v}" for k, v in self.options)])
+        after = [f"+ {self.postprocessing}"] if self.postprocessing else []
+        return " ".join([self.method, *controller, *(f"{k}={v}" for k, v in self.options), *after])
 
     @property
     def reference(self) -> Configuration:
         """The run of the plain reference that this one is measured against."""
-        return replace(self, method="reference", options=(), controller="path")
+        return replace(self, method="reference", options=(), controller="path", postprocessing=None)
 
     def command(self, seeds: int | None = None) -> str:
         """What to type to make this row again, for one seed or for the first `seeds`."""
@@ -75,6 +81,8 @@ class Configuration:
             words += ["--option", f"{key}={json.dumps(value)}"]
         if self.controller != "path":
             words += ["--controller", self.controller]
+        if self.postprocessing:
+            words += ["--postprocessing", self.postprocessing]
         for flag, value in (("--epochs", self.epochs), ("--path-epochs", self.path_epochs)):
             if value is not None:
                 words += [flag, str(value)]

@@ -56,7 +56,11 @@ def contest(problem: Problem, config: Configuration) -> Hand:
         learner.fit(problem.bundle.frame, parts=own)
     seconds = time.process_time() - start
     kind = METHODS[config.method].kind
-    calibrated = kind == "post-processing" or config.controller == "dual"
+    fits_calibration_rows = (
+        kind == "post-processing"
+        or config.postprocessing is not None
+        or config.controller == "dual"
+    )
     shown = without_labels(rows_of(problem, learner, ("test",)))
     path = learner.path_
     indices = [p.index for p in path.points if p.candidate.segment == "path"] or [path.plain]
@@ -70,7 +74,8 @@ def contest(problem: Problem, config: Configuration) -> Hand:
         # Weights are not needed any more, and are most of what a candidate weighs.
         candidates.append(replace(candidate, segment="path", weights={}, offsets=rule))
         outputs.append(found)
-    return Hand(candidates, outputs, seconds, learner, HELD_OUT[:1] if calibrated else HELD_OUT)
+    chosen_on = HELD_OUT[:1] if fits_calibration_rows else HELD_OUT
+    return Hand(candidates, outputs, seconds, learner, chosen_on)
 
 
 def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
@@ -85,6 +90,7 @@ def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
     return FairMTLearner(
         **settings,
         method=config.method,
+        postprocessing=config.postprocessing,
         options=dict(config.options),
         epochs=config.epochs,
         path_epochs=config.path_epochs,

@@ -26,6 +26,8 @@ NEAREST: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("acs_binary", ("reference", "fairmt", "group_thresholds"), 20),
 )
 """Where, and for which methods, 5 seeds are too few to tell them apart."""
+FOLLOWED = {"postprocessing": "group_thresholds"}
+"""What may follow FairMT where groups may be named at prediction."""
 SHOWN = ("reference", "symmetric", "fairmt", "barycentre", "group_thresholds")
 # FairBranch splits the layers of an MLP, DualFair's generator would have to draw pictures.
 PICTURES = tuple(method for method in FULL if method not in ("fairbranch", "dualfair"))
@@ -121,7 +123,8 @@ SUITES: dict[str, Suite] = {
             "smallest table, and where two methods are near each other",
             "about an hour and a quarter on two cores",
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _nearest(CORE_DATA)))
-            + _runs(CORE_DATA, ("ceiling", "noise_floor"), 5),
+            + _runs(CORE_DATA, ("ceiling", "noise_floor"), 5)
+            + _runs(CORE_DATA, ("fairmt",), 5, **FOLLOWED),
         ),
         Suite(
             "ablations",
@@ -152,6 +155,9 @@ SUITES: dict[str, Suite] = {
                     + _runs(("acs_binary",), ("mmm_fair",), 5)
                     # Thresholds for every group are shown the group: so may all be.
                     + _runs(("acs_binary",), SHOWN, 5, ("attributes_as_inputs",))
+                    + _runs((*CORE_DATA, "acs_binary"), ("fairmt", "symmetric"), 5, **FOLLOWED)
+                    + _runs(("lawschool",), ("fairmt",), 10, **FOLLOWED)
+                    + _runs(("acs_binary",), ("fairmt",), 20, **FOLLOWED)
                     + _runs(("faces",), PICTURES, 5)
                     + _runs(("acs",), CORE, 5, (*VARIANTS, "shift"))
                     + _runs((*CORE_DATA, "acs_binary", "empathy", "faces"), ("noise_floor",), 5)

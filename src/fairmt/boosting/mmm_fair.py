@@ -142,7 +142,7 @@ class MMMFair(FairMTLearner):
         pairs = [self._ensembles(target, train, strengths) for target in targets_of(layout)]
         ensembles = dict(zip(SEGMENTS, zip(*pairs, strict=True), strict=True))
         self.model_ = BoostedTrees(layout, ensembles)  # type: ignore[assignment]
-        self.pretrained_ = self.repair_ = None
+        self.pretrained_, self.repairs_ = None, []
         self.ledger_ = Ledger(layout, self._judged(layout))
         self._measure(held_out, strengths)
         self.choose()
@@ -353,7 +353,7 @@ class MMMFair(FairMTLearner):
         found.model_ = BoostedTrees(  # type: ignore[assignment]
             layout, {s: [Trees(*t) for t in trees] for s, trees in state["ensembles"].items()}
         )
-        found.pretrained_ = found.repair_ = None
+        found.pretrained_, found.repairs_ = None, []
         found.ledger_ = Ledger(layout, state["notions"])
         candidates = [Candidate.from_state(c) for c in state["candidates"]]
         found.path_ = Path(found.ledger_, groups, candidates, state["rows"])

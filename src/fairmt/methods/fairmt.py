@@ -74,7 +74,7 @@ class FairMT(StepMethod):
     claims: ClassVar[tuple[str, ...]] = ("default",)
     # Its pull is weaker than a penalty's at the same λ, for the best-served group is let alone.
     strengths: ClassVar[tuple[float, float]] = (0.3, 60.0)
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "arXiv 2512.00469, as formulated in this library"
     limits: ClassVar[str] = (
         "categorical attributes only; tasks that agree at representation and heads may still "

@@ -13,6 +13,7 @@ class Symmetric(FairMT):
     name: ClassVar[str] = "symmetric"
     summary: ClassVar[str] = "FairMT's constraint without direction: the usual gap penalty"
     strengths: ClassVar[tuple[float, float]] = (0.3, 20.0)
+    revision: ClassVar[int] = 1
     limits: ClassVar[str] = "buys the gap partly by hurting the best-served group"
 
     def __init__(self, *args: Any, **settings: Any) -> None:
