@@ -33,7 +33,8 @@ KINDS = {
     "step": "turn a batch into gradients; `FairMTLearner(method=…)`, or a loop of your own",
     "pre-training": "make the encoder; `method=…` before plain training, or `pretraining=…` before "
     "any step",
-    "post-processing": "change a trained model's outputs; `method=…`, at ten strengths",
+    "post-processing": "change a trained model's outputs; `method=…` after plain training, at ten "
+    "strengths, or `postprocessing=…` after any step's path",
     "estimator": "are models of their own, with `fit` and `predict`",
 }
 

@@ -182,7 +182,7 @@ def metrics(learner: FairMTLearner, tested: Tested, run: Mapping[str, Any]) -> d
     return {
         "schema": METRICS,
         "fairmt": __version__,
-        "method": learner.method,
+        "method": _called(learner),
         "seed": learner.seed,
         "run": dict(run),
         "test_rows": tested.n_rows,
@@ -321,16 +321,24 @@ def load_learner(folder: Path) -> FairMTLearner:
     return FairMTLearner.load(folder)
 
 
+def _called(learner: FairMTLearner) -> str:
+    """The method, and what follows it."""
+    after = getattr(learner, "postprocessing", None)
+    name = after["name"] if isinstance(after, Mapping) else after
+    return f"{learner.method} + {name}" if name else learner.method
+
+
 def _card(learner: FairMTLearner, found: Mapping[str, Any]) -> str:
     tasks = ", ".join(f"{t.name} ({t.kind})" for t in learner.schema_.tasks)
     inputs = "are" if learner.schema_.attributes_as_inputs else "are not"
+    named = ", and decisions differ by them" if learner.repairs_ else ""
     what = f"Multi-task network with layers {list(learner.widths)}"
     if not hasattr(learner.model_, "encoder"):
         what = "Boosted trees, an ensemble for every class task and label,"
     return (
         f"{what} that predicts {tasks}. Method "
-        f"'{learner.method}', seed {learner.seed}, fairmt {__version__}. Sensitive attributes "
-        f"{inputs} inputs. {found['notice']}"
+        f"'{_called(learner)}', seed {learner.seed}, fairmt {__version__}. Sensitive attributes "
+        f"{inputs} inputs{named}. {found['notice']}"
     )
 
 
@@ -350,7 +358,7 @@ def write_run(
     found = metrics(learner, tested, run)
     page = None
     if test is not None:
-        page = report(learner, found, test, f"{learner.method} on {run['source']}")
+        page = report(learner, found, test, f"{_called(learner)} on {run['source']}")
     # Everything that can go wrong has been computed; now it is written.
     learner.save(folder / "model")
     tested.save(folder / "test")

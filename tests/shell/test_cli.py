@@ -142,6 +142,30 @@ def test_choosing_again_refreshes_metrics_and_page_without_the_trainer(
     assert json.loads(plain.out)["delta_m"] == 0
 
 
+def test_what_follows_the_path_is_told_and_needs_the_attributes(
+    shell: Shell, table: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    result = shell(
+        "train", table, *TASKS, "--sensitive", "sex,origin", *QUICK, "--strength", 100,
+        "--postprocessing", "group_thresholds", "--out", folder,
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    assert "fairmt + group_thresholds" in result.out
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["method"] == "fairmt + group_thresholds"
+    assert "and decisions differ by them" in (folder / "report.html").read_text()
+    frame = pd.read_parquet(table)
+    frame.drop(columns=["sex"]).to_csv(tmp_path / "t.csv", index=False)
+    result = shell("predict", folder, tmp_path / "t.csv", "--out", tmp_path / "p.csv")
+    assert result.status == 2
+    assert "'sex'" in result.err
+    assert not (tmp_path / "p.csv").exists()
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    result = shell("predict", folder, tmp_path / "t.csv", "--out", tmp_path / "p.csv")
+    assert result.status == 0, result.err
+
+
 def test_choosing_without_the_table_says_so_and_keeps_metrics(
     shell: Shell, trained: Path, table: Path, tmp_path: Path
 ) -> None:
