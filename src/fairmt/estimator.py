@@ -77,8 +77,8 @@ class FairMTLearner(BaseEstimator):
     pretraining : str or mapping, optional
         A method of that kind to make the encoder, by name, or with its settings beside 'name'.
     postprocessing : str or mapping, optional
-        A method of that kind to follow every candidate of the path, likewise by name or with its
-        settings; its strength rises along the path. It too needs the attributes at prediction.
+        A method of that kind, likewise by name or with its settings: every candidate of the path
+        is joined by a half and a wholly repaired one, which need the attributes at prediction.
     notion : see `fairmt.notions.resolve_notions`.
     tolerance, utility_budget, strength : float, at most one
         How the candidate is chosen from the path, see `Path.choose`; none: ``utility_budget=0.01``.

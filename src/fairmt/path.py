@@ -31,7 +31,9 @@ Z_TWO_TO_ONE = 0.43
 MOST_MOVED = 1.0
 """Standard errors by which a gap is drawn to the others' mean, at the most."""
 REPAIRS = tuple(k / 10 for k in range(1, 11))
-"""Strengths at which a post-processing gives candidates."""
+"""Strengths at which a post-processing of the plain model gives candidates."""
+REPAIRS_OF_PATH = (0.5, 1.0)
+"""The same where it follows every candidate of a path."""
 MOST_FOR_ONE_TASK = 3.0
 """A budget is a mean over tasks; this many times it is what a single one may lose."""
 _NOTHING_TO_JUDGE = (
@@ -170,24 +172,22 @@ class PathEvaluator:
     ) -> list[PostProcessing]:
         """Let a post-processing, fitted on calibration rows, follow the candidates.
 
-        Each candidate of the path gets one of its own, whose strength rises along the path to 1,
-        for a repair of little strength costs little. Where there is no path, candidates of all
-        strengths are added to the plain model. The decision rule stays that of the candidate.
+        Every candidate of the path is joined by repaired ones, by a fit of its own. Where there
+        is no path, the plain model is, at more strengths. The decision rule stays that of the
+        candidate.
 
         Returns
         -------
         The fitted post-processings, which candidates name by their position.
         """
-        path = [i for i, c in enumerate(self.candidates) if c.segment == "path"]
-        if path:
-            followed = [self.candidates[i] for i in path]
-            self.candidates = [c for c in self.candidates if c.segment != "path"]
-            strengths = [[(k + 1) / len(path)] for k in range(len(path))]
-        else:
+        followed = [c for c in self.candidates if c.segment == "path"]
+        path = bool(followed)
+        strengths: tuple[float, ...] = REPAIRS_OF_PATH if path else REPAIRS
+        if not path:
             plain = Path(self.ledger, self.groups, self.candidates, self._rows()).plain
-            followed, strengths = [self.candidates[plain]], [list(REPAIRS)]
+            followed = [self.candidates[plain]]
         fitted: list[PostProcessing] = []
-        for candidate, of_candidate in zip(followed, strengths, strict=True):
+        for candidate in followed:
             own = deepcopy(after)
             model.load_state_dict(candidate.weights)
             own.fit(
@@ -200,7 +200,7 @@ class PathEvaluator:
                 candidate.offsets,
             )
             before = predict_outputs(model, self.table.features)
-            for strength in of_candidate:
+            for strength in strengths:
                 found = self.measure(
                     "path",
                     candidate.epoch,
@@ -386,7 +386,14 @@ class Path:
         if strength == 0:
             return Choice(self.points[self.plain], "the plain model")
         own = [p for p in self.points if p.candidate.segment == "path"]
-        best = min(own, key=lambda p: abs(math.log(max(p.candidate.strength, 1e-9) / strength)))
+        # Of those of the same λ the wholly repaired one: whoever asked for a repair means it.
+        best = min(
+            own,
+            key=lambda p: (
+                abs(math.log(max(p.candidate.strength, 1e-9) / strength)),
+                -p.candidate.repair,
+            ),
+        )
         return Choice(best, f"λ = {best.candidate.strength:.3g}, the nearest to {strength:g}")
 
     def _open(self) -> list[Point]:

@@ -209,7 +209,7 @@ def test_whoever_fits_on_calibration_rows_is_chosen_on_others() -> None:
     assert contest(found, QUICK).chosen_on == HELD_OUT
     after = contest(found, replace(QUICK, postprocessing="group_thresholds"))
     assert after.chosen_on == ("validation",)
-    assert len(after.candidates) == len(contest(found, QUICK).candidates)
+    assert len(after.candidates) == 3 * len(contest(found, QUICK).candidates)
     assert hand.candidates[0].moments.mass.max() <= n
     trained = reference(found, QUICK.reference)
     state = {"candidate": trained.hand.candidates[0].state_dict(), "outputs": torch.zeros(0)}

@@ -93,27 +93,27 @@ def test_a_repair_of_its_own_follows_every_candidate_of_the_path(people: Bundle)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         learner = FairMTLearner(**settings).fit(people.frame.head(2000), parts=parts)
-    path = [p for p in learner.path_.points if p.candidate.segment == "path"]
-    strengths = [p.candidate.strength for p in path]
-    # Two epochs of five batches, a look after each.
-    assert len(path) == 10
-    assert strengths == sorted(strengths)
-    assert [p.candidate.repair for p in path] == pytest.approx(
-        [(k + 1) / len(path) for k in range(len(path))]
-    )
+    own = [p for p in learner.path_.points if p.candidate.segment == "path"]
+    # Two epochs of five batches, a look after each; each half and wholly repaired as well.
+    alone, half, whole = own[:10], own[10::2], own[11::2]
+    for points, repair in ((alone, 0.0), (half, 0.5), (whole, 1.0)):
+        assert [p.candidate.repair for p in points] == [repair] * 10
+        assert [p.candidate.strength for p in points] == [p.candidate.strength for p in alone]
     assert not any(c.repair for c in learner.path_.candidates if c.segment != "path")
+    third = learner.path_.choose(strength=alone[3].candidate.strength).point
+    assert third.index == whole[3].index
 
     # By hand, for a candidate in the middle: fitted on its own outputs on calibration rows alone.
-    point = path[len(path) // 2]
+    point = half[5]
     learner.model_.load_state_dict(point.candidate.weights)
     tables = {k: learner.schema_.encode(people.frame.iloc[rows]) for k, rows in parts.items()}
     outputs = {k: predict_outputs(learner.model_, t.features) for k, t in tables.items()}
-    own, t = GroupThresholds(), tables["calibration"]
-    own.fit(
+    repair, t = GroupThresholds(), tables["calibration"]
+    repair.fit(
         learner.ledger_.layout, learner.schema_.groups, outputs["calibration"], t.labels,
         t.attributes, t.weights, point.candidate.offsets,
     )  # fmt: skip
-    expected = own.apply(
+    expected = repair.apply(
         outputs["validation"], tables["validation"].attributes, point.candidate.repair
     )
     found, _ = learner.outputs_of(point.index, tables["validation"])

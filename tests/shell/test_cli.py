@@ -41,6 +41,12 @@ def trained(shell: Shell, table: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def chart_of_path(page: str) -> str:
+    return page.rsplit("Change of utility and shortfall of every candidate", 1)[1].split("</svg>")[
+        0
+    ]
+
+
 def test_demo_prints_both_models_and_writes_a_page(shell: Shell, tmp_path: Path) -> None:
     result = shell("demo", "--out", tmp_path / "d", "--rows", 2500)
     assert result.status == 0, result.err
@@ -49,6 +55,7 @@ def test_demo_prints_both_models_and_writes_a_page(shell: Shell, tmp_path: Path)
     assert "mean gap" in result.out
     page = (tmp_path / "d" / "report.html").read_text()
     assert "<svg" in page
+    assert chart_of_path(page).count('class="trace"') == 1
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
     again = shell("choose", tmp_path / "d", "--strength", 2)
     assert again.status == 0, again.err
@@ -154,7 +161,13 @@ def test_what_follows_the_path_is_told_and_needs_the_attributes(
     assert "fairmt + group_thresholds" in result.out
     found = json.loads((folder / "metrics.json").read_text())
     assert found["method"] == "fairmt + group_thresholds"
-    assert "and decisions differ by them" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "and decisions differ by them" in page
+    # Candidates that are repaired alike are joined by a line.
+    assert chart_of_path(page).count('class="trace"') == 3
+    assert "repaired by 50%" in page
+    assert {p["repair"] for p in found["path"]} == {0.0, 0.5, 1.0}
+    assert found["chosen"]["repair"] == 1.0
     frame = pd.read_parquet(table)
     frame.drop(columns=["sex"]).to_csv(tmp_path / "t.csv", index=False)
     result = shell("predict", folder, tmp_path / "t.csv", "--out", tmp_path / "p.csv")

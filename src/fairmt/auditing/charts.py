@@ -197,15 +197,15 @@ def path(points: list[dict[str, Any]]) -> str:
     for tick in ticks(y0, y1):
         parts.append(_line(left, width - 20, py(tick), py(tick), "grid"))
         parts.append(text(left - 8, py(tick) + 4, f"{tick:.3f}", "end", "dim"))
-    line = [p for p in own if p["segment"] == "path"]
-    if line:
+    for line in _traces([p for p in own if p["segment"] == "path"]):
         d = " ".join(f"{px(p['delta_m']):.1f},{py(p['shortfall']):.1f}" for p in line)
         parts.append(f'<polyline points="{d}" class="trace"/>')
     for p in own:
         x, y = px(p["delta_m"]), py(p["shortfall"])
+        repair = f", repaired by {p['repair']:.0%}" if p.get("repair") else ""
         tip = escape(
-            f"epoch {p['epoch']}, λ {p['strength']:.2f}: utility {p['delta_m']:+.1%}, shortfall "
-            f"{p['shortfall']:.3f}, gap {p['gap']:.3f}"
+            f"epoch {p['epoch']}, λ {p['strength']:.2f}{repair}: utility {p['delta_m']:+.1%}, "
+            f"shortfall {p['shortfall']:.3f}, gap {p['gap']:.3f}"
         )
         kind = "hollow" if p["segment"] == "plain" else "dot"
         parts.append(
@@ -217,6 +217,15 @@ def path(points: list[dict[str, Any]]) -> str:
     parts.append(text((left + width) / 2, bottom + 36, "change of utility", "middle"))
     parts.append(text(left, 14, "shortfall of the worst-served groups", "start"))
     return "".join(parts) + "</svg>"
+
+
+def _traces(points: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Candidates that are joined by a line: those that are repaired alike, or all of them."""
+    alike: dict[float, list[dict[str, Any]]] = {}
+    for p in points:
+        alike.setdefault(p.get("repair", 0.0), []).append(p)
+    lines = [line for line in alike.values() if len(line) > 1]
+    return lines or [points] if points else []
 
 
 def changes(rows: pd.DataFrame, label: str) -> str:

@@ -155,9 +155,9 @@ SUITES: dict[str, Suite] = {
                     + _runs(("acs_binary",), ("mmm_fair",), 5)
                     # Thresholds for every group are shown the group: so may all be.
                     + _runs(("acs_binary",), SHOWN, 5, ("attributes_as_inputs",))
-                    + _runs((*CORE_DATA, "acs_binary"), ("fairmt", "symmetric"), 5, **FOLLOWED)
-                    + _runs(("lawschool",), ("fairmt",), 10, **FOLLOWED)
-                    + _runs(("acs_binary",), ("fairmt",), 20, **FOLLOWED)
+                    + _runs(CORE_DATA, ("fairmt",), 5, **FOLLOWED)
+                    + _runs(("acs",), ("symmetric",), 5, **FOLLOWED)
+                    + _runs(("acs_binary",), ("fairmt",), 10, **FOLLOWED)
                     + _runs(("faces",), PICTURES, 5)
                     + _runs(("acs",), CORE, 5, (*VARIANTS, "shift"))
                     + _runs((*CORE_DATA, "acs_binary", "empathy", "faces"), ("noise_floor",), 5)
