@@ -164,8 +164,10 @@ def test_what_follows_the_path_is_told_and_needs_the_attributes(
     page = (folder / "report.html").read_text()
     assert "and decisions differ by them" in page
     # Candidates that are repaired alike are joined by a line.
-    assert chart_of_path(page).count('class="trace"') == 3
-    assert "repaired by 50%" in page
+    # The legend has a short one each.
+    assert chart_of_path(page).count('class="trace"') == 2 * 3
+    for words in ("as trained", "repaired by 50%", "repaired by 100%"):
+        assert f">{words}</text>" in chart_of_path(page)
     assert {p["repair"] for p in found["path"]} == {0.0, 0.5, 1.0}
     assert found["chosen"]["repair"] == 1.0
     frame = pd.read_parquet(table)

@@ -180,7 +180,9 @@ def path(points: list[dict[str, Any]]) -> str:
     own = [p for p in points if p["segment"] != "warmup"]
     xs = [p["delta_m"] for p in own]
     ys = [p["shortfall"] for p in own]
-    left, bottom, width, height = 60, 300, 560, 340
+    lines = _traces([p for p in own if p["segment"] == "path"])
+    left, bottom, width = 60, 300, 560
+    height = 340 if len(lines) < 2 else 364
     x0, x1 = min(xs) - 0.002, max([*xs, 0.0]) + 0.002
     y0, y1 = min(ys) * 0.92, max(ys) * 1.05 + 1e-6
 
@@ -197,9 +199,17 @@ def path(points: list[dict[str, Any]]) -> str:
     for tick in ticks(y0, y1):
         parts.append(_line(left, width - 20, py(tick), py(tick), "grid"))
         parts.append(text(left - 8, py(tick) + 4, f"{tick:.3f}", "end", "dim"))
-    for line in _traces([p for p in own if p["segment"] == "path"]):
+    for i, line in enumerate(lines):
         d = " ".join(f"{px(p['delta_m']):.1f},{py(p['shortfall']):.1f}" for p in line)
-        parts.append(f'<polyline points="{d}" class="trace"/>')
+        dash = f'stroke-dasharray="{_DASHES[i % len(_DASHES)]}"'
+        parts.append(f'<polyline points="{d}" class="trace" {dash}/>')
+        if len(lines) > 1:
+            start, under, repair = left + 150 * i, height - 10, line[0]["repair"]
+            parts.append(
+                f'<polyline points="{start},{under} {start + 22},{under}" class="trace" {dash}/>'
+            )
+            words = f"repaired by {repair:.0%}" if repair else "as trained"
+            parts.append(text(start + 28, under + 4, words, "start", "small"))
     for p in own:
         x, y = px(p["delta_m"]), py(p["shortfall"])
         repair = f", repaired by {p['repair']:.0%}" if p.get("repair") else ""
@@ -217,6 +227,9 @@ def path(points: list[dict[str, Any]]) -> str:
     parts.append(text((left + width) / 2, bottom + 36, "change of utility", "middle"))
     parts.append(text(left, 14, "shortfall of the worst-served groups", "start"))
     return "".join(parts) + "</svg>"
+
+
+_DASHES = ("none", "7 4", "2 3")
 
 
 def _traces(points: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
