@@ -205,9 +205,8 @@ def path(points: list[dict[str, Any]]) -> str:
         parts.append(f'<polyline points="{d}" class="trace" {dash}/>')
         if len(lines) > 1:
             start, under, repair = left + 150 * i, height - 10, line[0]["repair"]
-            parts.append(
-                f'<polyline points="{start},{under} {start + 22},{under}" class="trace" {dash}/>'
-            )
+            d = f"{start},{under} {start + 22},{under}"
+            parts.append(f'<polyline points="{d}" class="trace" {dash}/>')
             words = f"repaired by {repair:.0%}" if repair else "as trained"
             parts.append(text(start + 28, under + 4, words, "start", "small"))
     for p in own:
