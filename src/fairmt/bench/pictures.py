@@ -193,4 +193,4 @@ def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.n
 def _words(name: str) -> str:
     if name in IN_WORDS:
         return IN_WORDS[name]
-    return SPOKEN.get(name, name.replace("_", " "))
+    return " + ".join(SPOKEN.get(n, n.replace("_", " ")) for n in name.split(" + "))
