@@ -385,6 +385,13 @@ def test_what_follows_fairmt_is_no_rival_of_it(store: ResultStore) -> None:
         "of barycentre by +0.300 [+0.300, +0.300]." in page
     )
     assert set(found.ranks().mean) == set(ranks.mean)
+    # What is followed by the same is a rival of FairMT that is followed, not of FairMT alone.
+    rows["symmetric + group_thresholds"] = {0: {**own, "volume": [v + 0.4 for v in own["volume"]]}}
+    assert found.best("made_up") == "barycentre"
+    assert [b.split(" (")[0] for b in found.behind()] == ["made_up: barycentre"]
+    rows["symmetric + group_thresholds"] = {0: {**own, "volume": [v + 0.6 for v in own["volume"]]}}
+    assert "made_up: symmetric + group_thresholds (-0.100" in "; ".join(found.behind())
+    del rows["symmetric + group_thresholds"]
     assert is_shown_groups("symmetric + group_thresholds")
     assert is_shown_groups("barycentre")
     assert not is_shown_groups("fairmt controller=dual")

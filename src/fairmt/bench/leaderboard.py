@@ -12,7 +12,9 @@ from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import Suite
 
 OURS = "fairmt"
-FOLLOWED = f"{OURS} + "
+AND = " + "
+"""Between a method's name and that of the post-processing after it."""
+FOLLOWED = OURS + AND
 """How the names of FairMT with a post-processing after it begin."""
 REFERENCES = ("reference", "collapse")
 """Rows that are no contestants: the plain model, and the collapse control."""
@@ -60,7 +62,7 @@ class Leaderboard:
         most = max(map(len, self.results.values()))
         fields = {p: r for p, r in self.results.items() if 3 * len(r) >= most}
         everywhere = set.intersection(*map(set, fields.values())) - set(REFERENCES)
-        everywhere = {name for name in everywhere if not name.startswith(FOLLOWED)}
+        everywhere = {name for name in everywhere if AND not in name}
         figures = {
             name: {
                 (problem, seed): row["volume"][0]
@@ -72,13 +74,17 @@ class Leaderboard:
         return ranks(figures)
 
     def behind(self) -> list[str]:
-        """Where another method may be ahead of FairMT by more than the margin, in words."""
+        """Where another method may be ahead of FairMT by more than the margin, in words.
+
+        What has a post-processing after it is compared with FairMT that has the same.
+        """
         found = []
         for problem, by_method in self.results.items():
             for other in by_method:
                 if other in (OURS, *REFERENCES) or other.startswith(FOLLOWED):
                     continue
-                ahead = self.ahead(problem, other)
+                own = by_method.get(OURS + "".join(other.partition(AND)[1:]), {})
+                ahead = difference(own, by_method[other])
                 if ahead is not None and ahead.low <= -MARGIN:
                     found.append(f"{problem}: {other} ({ahead})")
         return found
@@ -86,12 +92,12 @@ class Leaderboard:
     def best(self, problem: str) -> str:
         """The contestant of the highest mean hypervolume on a problem.
 
-        Controls are left out, and FairMT with a post-processing after it, which is no rival.
+        Controls are left out, and what has a post-processing after it, which is another contest.
         """
         mean = {
             name: np.mean([r["volume"][0] for r in rows.values()])
             for name, rows in self.results[problem].items()
-            if name not in REFERENCES and not name.startswith(FOLLOWED)
+            if name not in REFERENCES and AND not in name
         }
         return max(mean, key=lambda name: mean[name])
 

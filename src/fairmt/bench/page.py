@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fairmt.bench.configuration import Configuration
-from fairmt.bench.leaderboard import FOLLOWED, OURS, REFERENCES, Leaderboard, Rows, difference
+from fairmt.bench.leaderboard import AND, FOLLOWED, OURS, REFERENCES, Leaderboard, Rows, difference
 from fairmt.bench.statistics import interval, level_down_ratio, ratio
 from fairmt.bench.suites import IN_WORDS
 from fairmt.methods import METHODS
@@ -302,7 +302,7 @@ class Page:
 def is_shown_groups(contestant: str) -> bool:
     """Whether a contestant needs the attributes at prediction."""
     method = METHODS.get(contestant.split()[0])
-    return " + " in contestant or (method is not None and method.kind == "post-processing")
+    return AND in contestant or (method is not None and method.kind == "post-processing")
 
 
 def _made_with(row: Mapping[str, Any]) -> str:

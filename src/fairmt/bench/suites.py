@@ -156,7 +156,7 @@ SUITES: dict[str, Suite] = {
                     # Thresholds for every group are shown the group: so may all be.
                     + _runs(("acs_binary",), SHOWN, 5, ("attributes_as_inputs",))
                     + _runs(CORE_DATA, ("fairmt",), 5, **FOLLOWED)
-                    + _runs(("acs",), ("symmetric",), 5, **FOLLOWED)
+                    + _runs(("acs", "diabetes130"), ("symmetric",), 5, **FOLLOWED)
                     + _runs(("acs_binary",), ("fairmt",), 10, **FOLLOWED)
                     + _runs(("faces",), PICTURES, 5)
                     + _runs(("acs",), CORE, 5, (*VARIANTS, "shift"))
