@@ -22,7 +22,7 @@ from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, row
 from fairmt.bench.frontier import closed
 from fairmt.bench.leaderboard import Leaderboard
 from fairmt.bench.page import Page, is_shown_groups
-from fairmt.bench.pictures import cliques
+from fairmt.bench.pictures import _tracks, cliques
 from fairmt.bench.problems import Problem, problem
 from fairmt.bench.queue import run_all
 from fairmt.bench.run import _Reference, execute
@@ -409,6 +409,13 @@ def test_what_follows_fairmt_is_no_rival_of_it(store: ResultStore) -> None:
     assert "FairMT, blind to groups, closes at its budget of the latter gap 25.0%" in said
     assert "shown the group, closes at its budget of the latter gap 75.0%" in said
     assert "of the former gap 37.5%" in said
+
+
+def test_what_is_repaired_alike_is_joined_by_a_line() -> None:
+    rows = [{"places": [{"strength": s} for s in (1.0, 2.0, 1.0, 1.0, 2.0, 2.0)]}]
+    assert _tracks("fairmt + group_thresholds", rows) == [[0, 1], [2, 4], [3, 5]]
+    # The dual may stay where it is; that is one path all the same.
+    assert _tracks("fairmt controller=dual", rows) == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> None:

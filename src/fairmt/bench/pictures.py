@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairmt.bench.leaderboard import OURS, Leaderboard
+from fairmt.bench.leaderboard import AND, OURS, Leaderboard
 from fairmt.bench.statistics import Ranks
 from fairmt.bench.suites import IN_WORDS
 
@@ -60,21 +61,24 @@ def frontiers(board: Leaderboard, problem: str, path: str | Path) -> None:
     for i, name in enumerate(names):
         rows = list(found[name].values())
         for axis, figure_name in zip(axes, ("gap", "shortfall"), strict=True):
-            x, y, half = _line(rows, figure_name)
-            lowest = min(lowest, float(y.min()))
-            if name == OURS and len(rows) > 1:
-                axis.fill_betweenx(y, x - half, x + half, color=COLOURS[0], alpha=0.15, linewidth=0)
-            axis.plot(
-                x,
-                y,
-                label=_words(name),
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
-                linestyle="-" if i < len(COLOURS) else "--",
-                markersize=4,
-                linewidth=2.4 if name == OURS else 1.3,
-                zorder=3 if name == OURS else 2,
-            )
+            for track, at in enumerate(_tracks(name, rows)):
+                x, y, half = _line(rows, figure_name, at)
+                lowest = min(lowest, float(y.min()))
+                if name == OURS and len(rows) > 1:
+                    axis.fill_betweenx(
+                        y, x - half, x + half, color=COLOURS[0], alpha=0.15, linewidth=0
+                    )
+                axis.plot(
+                    x,
+                    y,
+                    label=None if track else _words(name),
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+                    linestyle="-" if i < len(COLOURS) else "--",
+                    markersize=4,
+                    linewidth=2.4 if name == OURS else 1.3,
+                    zorder=3 if name == OURS else 2,
+                )
     for axis, figure_name, words in zip(
         axes,
         ("gap", "shortfall"),
@@ -173,14 +177,32 @@ def _floor(board: Leaderboard, problem: str, figure: str) -> float | None:
     return float(np.mean(shares)) if shares else None
 
 
-def _line(rows: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tracks(name: str, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Places that one line joins: a path, and again for every degree to which it is repaired."""
+    # Paths of one method are equally long; post-processing and boosting may differ by a round.
+    n = min(len(r["places"]) for r in rows)
+    if AND not in name:
+        return [list(range(n))]
+    tracks: list[list[int]] = []
+    seen: Counter[float] = Counter()
+    for i, place in enumerate(rows[0]["places"][:n]):
+        # Candidates of the same λ come in the order of their repair.
+        degree = seen[place["strength"]]
+        seen[place["strength"]] += 1
+        if degree == len(tracks):
+            tracks.append([])
+        tracks[degree].append(i)
+    return tracks
+
+
+def _line(
+    rows: Sequence[dict[str, Any]], figure: str, at: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over seeds by the place in the path, from the plain model on: the change of the
     figure and of utility, and half the 95 % interval of the former."""
-    n = min(len(r["places"]) for r in rows)
-    # Paths of one method are equally long; post-processing and boosting may differ by a round.
-    x = np.array([[p[figure] / r["plain"][figure] - 1 for p in r["places"][:n]] for r in rows])
-    y = np.array([[p["delta_m"] for p in r["places"][:n]] for r in rows])
-    spread = x.std(0, ddof=1) if len(rows) > 1 else np.zeros(n)
+    x = np.array([[r["places"][i][figure] / r["plain"][figure] - 1 for i in at] for r in rows])
+    y = np.array([[r["places"][i]["delta_m"] for i in at] for r in rows])
+    spread = x.std(0, ddof=1) if len(rows) > 1 else np.zeros(len(at))
     half = 1.96 * spread / np.sqrt(len(rows))
     start = [0.0]
     return (

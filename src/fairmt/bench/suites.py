@@ -121,7 +121,7 @@ SUITES: dict[str, Suite] = {
             "core",
             "the main contestants on four tables with tasks of several kinds, 5 seeds; 10 on the "
             "smallest table, and where two methods are near each other",
-            "about an hour and a quarter on two cores",
+            "about an hour and a half on two cores",
             tuple(dict.fromkeys(_runs(CORE_DATA, CORE, 5) + _nearest(CORE_DATA)))
             + _runs(CORE_DATA, ("ceiling", "noise_floor"), 5)
             + _runs(CORE_DATA, ("fairmt",), 5, **FOLLOWED),
