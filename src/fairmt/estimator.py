@@ -23,6 +23,7 @@ from fairmt.decoding import (
     rule_in_numbers,
 )
 from fairmt.dual import Ramp
+from fairmt.evaluator import PathEvaluator
 from fairmt.learner_state import restored, state_of
 from fairmt.ledger import Ledger
 from fairmt.methods import FairMT, PostProcessing, StepMethod, method
@@ -32,7 +33,6 @@ from fairmt.path import (
     Candidate,
     Choice,
     Path,
-    PathEvaluator,
     check_wish,
     judge,
     predict_outputs,

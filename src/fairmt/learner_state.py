@@ -56,7 +56,13 @@ def restored(state: Mapping[str, Any], where: str) -> FairMTLearner:
     from fairmt.data import Schema
     from fairmt.estimator import FairMTLearner
 
-    if state.get("kind") != KIND:
+    found = str(state.get("kind"))
+    if found != KIND:
+        if found.startswith(KIND.partition("/")[0] + "/"):
+            raise StoreError(
+                f"'{where}' holds a learner of the format {found}; this version reads {KIND}. "
+                "Train it again, or load it with the version that saved it."
+            )
         raise StoreError(f"'{where}' holds no saved learner.")
     schema = Schema.from_dict(state["schema"])
     learner = FairMTLearner(**{"tasks": schema.tasks} | state["parameters"])

@@ -15,6 +15,7 @@ from fairmt import FairMTLearner
 from fairmt.data import Bundle
 from fairmt.methods import GroupThresholds
 from fairmt.path import predict_outputs
+from fairmt.store import StoreError, save_state
 
 QUICK: dict[str, Any] = {"epochs": 2, "path_epochs": 2, "widths": (16, 8)}
 BLOCKS = {"first": ["x0", "x1", "x2", "x3", "x4", "x5"],
@@ -54,6 +55,18 @@ def test_what_comes_before_and_after_is_saved_with_the_learner(
         assert strengths == []
     else:
         assert len(strengths) >= 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("fairmt.learner/1", "of the format fairmt.learner/1"), ("other/1", "no saved learner")],
+)
+def test_what_another_version_saved_is_told_from_what_is_no_learner(
+    tmp_path: Path, kind: str, message: str
+) -> None:
+    save_state(tmp_path / "m", {"kind": kind})
+    with pytest.raises(StoreError, match=message):
+        FairMTLearner.load(tmp_path / "m")
 
 
 def test_a_frozen_encoder_stays_what_pre_training_made_it(people: Bundle) -> None:

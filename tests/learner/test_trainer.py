@@ -10,9 +10,9 @@ import torch
 from fairmt import MLP, FairMT, LinearHeads
 from fairmt.data import Bundle, Schema
 from fairmt.dual import Ramp
+from fairmt.evaluator import PathEvaluator
 from fairmt.methods import STEPS, StepMethod
 from fairmt.models import MultiTask
-from fairmt.path import PathEvaluator
 from fairmt.sampling import TableSource
 from fairmt.store import StoreError
 from fairmt.tasks import Layout

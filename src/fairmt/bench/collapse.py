@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairmt.path import Candidate, PathEvaluator
+from fairmt.evaluator import PathEvaluator
+from fairmt.path import Candidate
 
 SHIFTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 

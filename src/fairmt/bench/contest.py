@@ -15,10 +15,11 @@ from fairmt.bench.problems import Problem
 from fairmt.boosting import MMMFair
 from fairmt.data import TensorTable
 from fairmt.estimator import FairMTLearner
+from fairmt.evaluator import PathEvaluator
 from fairmt.ledger import Ledger
 from fairmt.methods import METHODS
 from fairmt.notions import resolve_notions
-from fairmt.path import Candidate, Path, PathEvaluator
+from fairmt.path import Candidate, Path
 from fairmt.tasks import Layout
 
 HELD_OUT = ("validation", "calibration")

@@ -23,8 +23,9 @@ from fairmt.bench.noise_floor import noise_floor
 from fairmt.bench.problems import Problem, problem
 from fairmt.data import TensorTable
 from fairmt.disparity import Yardstick
+from fairmt.evaluator import PathEvaluator
 from fairmt.metrics import utilities
-from fairmt.path import Candidate, Path, PathEvaluator, gap_errors, judge
+from fairmt.path import Candidate, Path, gap_errors, judge
 from fairmt.store import load_state, save_state
 
 REPLICATES = 50

@@ -17,10 +17,11 @@ from fairmt.boosting.samme import Settings, boost
 from fairmt.boosting.trees import SEGMENTS, BoostedTrees, Target, Trees, targets_of
 from fairmt.disparity import MIN_EVIDENCE
 from fairmt.estimator import FairMTLearner
+from fairmt.evaluator import PathEvaluator
 from fairmt.learner_state import state_of
 from fairmt.ledger import Ledger, decide
 from fairmt.methods.mmm_fair import MultiMaxMistreatment
-from fairmt.path import Candidate, Choice, Path, PathEvaluator, check_wish
+from fairmt.path import Candidate, Choice, Path, check_wish
 from fairmt.store import StoreError, load_state, save_state
 from fairmt.tasks import Layout, Task
 from fairmt.truths import truths
