@@ -26,7 +26,14 @@ from fairmt.bench.pictures import _tracks, cliques
 from fairmt.bench.problems import Problem, problem
 from fairmt.bench.queue import run_all
 from fairmt.bench.run import _Reference, execute
-from fairmt.bench.statistics import interval, level_down_ratio, ranks, ratio
+from fairmt.bench.statistics import (
+    closed_at_price,
+    interval,
+    level_down_ratio,
+    mean_of_means,
+    ranks,
+    ratio,
+)
 from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import SUITES, Suite
 from fairmt.methods import METHODS
@@ -76,11 +83,32 @@ def test_cliques_join_what_does_not_differ_and_hide_none_inside_another() -> Non
     assert cliques(np.array([1.0, 1.2, 1.3]), 1.0) == [(1.0, 1.3)]
 
 
+def test_a_mean_over_problems_counts_each_once() -> None:
+    few, many = np.full((2, 2), 1.0), np.array([[0.2, 0.2]] * 5 + [[0.6, 0.6]] * 5)
+    found = mean_of_means([few, many])
+    assert found.mean == pytest.approx(0.7)
+    # All that varies is the mean of ten, half of it, with a standard deviation of .2 / √10 / 2.
+    assert 0.045 < (found.high - found.low) / 2 < 0.075
+
+
 def test_level_down_is_compared_at_equal_gaps() -> None:
     steep = [{"gap": g, "level_down": 0.2 * (1 - g)} for g in (1.0, 0.5, 0.2)]
     flat = [{"gap": g, "level_down": 0.1 * (1 - g)} for g in (1.0, 0.7)]
     assert level_down_ratio(flat, steep) == pytest.approx(0.5)
     assert math.isnan(level_down_ratio(flat, [{"gap": 0.1, "level_down": 0.3}] * 2))
+
+
+def test_what_a_path_closes_is_read_where_it_has_cost_a_price() -> None:
+    plain = {"gap": 0.4}
+    losses, gaps = (0.002, 0.001, 0.006, 0.014), (0.4, 0.38, 0.32, 0.2)
+    places = [{"delta_m": -x, "gap": g} for x, g in zip(losses, gaps, strict=True)]
+    # Half-way from .6 % to 1.4 %: a gap of .26.
+    assert closed_at_price(0.01, places, plain, "gap") == pytest.approx(1 - 0.26 / 0.4)
+    # The first two cost .15 % in the mean, where the one of them that comes last is.
+    assert closed_at_price(0.00375, places, plain, "gap") == pytest.approx(1 - 0.35 / 0.4)
+    # From the plain model on, and a path that gets worse says so.
+    assert closed_at_price(0.001, [{"delta_m": -0.002, "gap": 0.5}], plain, "gap") == -0.125
+    assert math.isnan(closed_at_price(0.02, places, plain, "gap"))
 
 
 def test_where_there_is_nothing_to_close_nothing_is_closed() -> None:
@@ -253,6 +281,22 @@ def test_what_is_kept_of_what_was_closed_is_said(store: ResultStore, tmp_path: P
     page = Page(Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other)).markdown()
     assert "it keeps with missing:0.5 at a budget of .01: gap 80.0% [80.0%, 80.0%], " in page
     assert "shortfall 100.0% [100.0%, 100.0%]." in page
+    for config, gap in ((QUICK, 0.5), (part, 0.6)):
+        plain = {"delta_m": 0.0, "gap": 1.0, "shortfall": 1.0}
+        ends = {"delta_m": -0.02, "gap": 2 * gap - 1, "shortfall": 0.6}
+        rows[config]["plain"] |= plain
+        rows[config]["places"] = [rows[config]["places"][0] | ends]
+        other.put(config, rows[config])
+    found = Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other)
+    page = Page(found).markdown()
+    assert "cost 1 % on test rows: gap 80.0% [80.0%, 80.0%], shortfall 100.0% [100.0" in page
+    assert "| -50.0% [-50.0%, -50.0%] | -20.0% [-20.0%, -20.0%] |" in page
+    found.ceilings["made_up"] = {
+        0: dict.fromkeys(("delta_m", "gap", "shortfall"), -0.8)
+        | {"budget": {"0.01": dict.fromkeys(("delta_m", "gap", "shortfall"), -0.4)}}
+    }
+    said = Page(found)._ceiling("made_up")
+    assert "whatever they cost: gap 62.5% [62.5%, 62.5%], shortfall 25.0% [25.0%, 25.0%]." in said
 
 
 def test_runs_are_made_once(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:

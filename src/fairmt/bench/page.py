@@ -9,7 +9,14 @@ import numpy as np
 
 from fairmt.bench.configuration import Configuration
 from fairmt.bench.leaderboard import AND, FOLLOWED, OURS, REFERENCES, Leaderboard, Rows, difference
-from fairmt.bench.statistics import interval, level_down_ratio, ratio
+from fairmt.bench.statistics import (
+    Interval,
+    closed_at_price,
+    interval,
+    level_down_ratio,
+    mean_of_means,
+    ratio,
+)
 from fairmt.bench.suites import IN_WORDS
 from fairmt.methods import METHODS
 
@@ -85,7 +92,21 @@ class Page:
                 if behind
                 else "It is behind nobody by more than .02 (95 %)."
             )
-        return "\n".join(f"- {line}" for line in lines + self._followed() + self._kept())
+        lines += self._best_served() + self._followed() + self._kept()
+        return "\n".join(f"- {line}" for line in lines)
+
+    def _best_served(self) -> list[str]:
+        """Level-down of FairMT in the mean over problems."""
+        found = [self._level_downs(p, OURS) for p in self.board.results]
+        known = [_over_seeds(ratios) for ratios in found if len(ratios)]
+        if not known:
+            return []
+        mean = mean_of_means(known)
+        return [
+            f"At equal gaps the best-served groups lose with FairMT {mean.mean:.2f} "
+            f"[{mean.low:.2f}, {mean.high:.2f}] of what they lose with the symmetric variant, in "
+            f"the mean over {len(known)} problems."
+        ]
 
     def _followed(self) -> list[str]:
         """What FairMT gains from a post-processing after it, and what it is then ahead of."""
@@ -115,12 +136,24 @@ class Page:
                 own, all_ = (
                     np.array([_closed(rows[s], figure) for s in seeds]) for rows in (part, whole)
                 )
-                kept.append(f"{figure} {ratio(own, all_).percent.replace('+', '')}")
+                kept.append(f"{figure} {_plain_percent(ratio(own, all_))}")
             lines.append(
                 f"Of what FairMT closes on {data} with all labels, it keeps with {variant} at a "
-                f"budget of .01: {', '.join(kept)}."
+                f"budget of .01: {', '.join(kept)}{self._kept_at_price(part, whole)}."
             )
         return lines
+
+    def _kept_at_price(self, part: Rows, whole: Rows) -> str:
+        """The same where both paths have cost 1 % on test rows."""
+        kept = []
+        for figure in ("gap", "shortfall"):
+            own, all_ = (_at_price(rows, figure) for rows in (part, whole))
+            seeds = sorted(set(own) & set(all_))
+            if not seeds:
+                return ""
+            found = ratio(*(_over_seeds([at[s] for s in seeds]) for at in (own, all_)))
+            kept.append(f"{figure} {_plain_percent(found)}")
+        return f"; where both paths have cost 1 % on test rows: {', '.join(kept)}"
 
     def _problem(self, problem: str) -> str:
         by_method = self.board.results[problem]
@@ -168,7 +201,23 @@ class Page:
                 f" {whose} closes at its budget of the latter {of_priced}; of the former "
                 f"{_share_of(rows, by_seed)}."
             )
-        return said
+        return said + self._ceiling_at_price(problem)
+
+    def _ceiling_at_price(self, problem: str) -> str:
+        """FairMT's share of the ceiling where its path has cost 1 % on test rows."""
+        ceilings, shares = self.board.ceilings[problem], []
+        for figure in ("gap", "shortfall"):
+            own = _at_price(self.board.results[problem].get(OURS, {}), figure)
+            seeds = sorted(set(own) & set(ceilings))
+            if not seeds:
+                return ""
+            top = _over_seeds([-ceilings[s][figure] for s in seeds])
+            share = ratio(_over_seeds([own[s] for s in seeds]), top)
+            shares.append(f"{figure} {_plain_percent(share)}")
+        return (
+            " Where its path has cost 1 % on test rows, FairMT closes of what rules close that "
+            f"know the group, whatever they cost: {', '.join(shares)}."
+        )
 
     def _floor(self, problem: str) -> str:
         by_seed = self.board.floors.get(problem, {})
@@ -185,11 +234,12 @@ class Page:
         lines = [
             "The same runs, further figures: hypervolume in two of its three dimensions; change of "
             "gap and shortfall above the noise floor, of the mean residual's range between groups, "
-            "and of every task's utility.",
+            "and of every task's utility; and change of gap and shortfall where the path has cost "
+            "1 % of utility on test rows, which leaves out how well validation rows choose.",
             "",
             "| method | utility, shortfall | utility, gap | gap above noise | "
-            "shortfall above noise | residuals | tasks |",
-            f"|{'---|' * 7}",
+            "shortfall above noise | residuals | tasks | gap at 1 % | shortfall at 1 % |",
+            f"|{'---|' * 9}",
         ]
         for name in order:
             rows = self.board.results[problem][name]
@@ -210,6 +260,7 @@ class Page:
                 *above,
                 f"{residuals:+.0%}" if np.isfinite(residuals) else "–",
                 ", ".join(f"{t} {c:+.1%}" for t, c in zip(tasks, change, strict=True)),
+                *(_change_at_price(rows, figure) for figure in ("gap", "shortfall")),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         return lines
@@ -286,17 +337,21 @@ class Page:
         return f"| {' | '.join(map(str, cells))} |"
 
     def _level_down(self, problem: str, name: str) -> str:
+        known = self._level_downs(problem, name)
+        if not len(known):
+            return "–"
+        over_seeds = interval(_over_seeds(known))
+        return f"{over_seeds.mean:.2f} [{over_seeds.low:.2f}, {over_seeds.high:.2f}]"
+
+    def _level_downs(self, problem: str, name: str) -> np.ndarray:
+        """Level-down ratios to the symmetric variant, over the seeds where both can be compared."""
         symmetric = self.board.results[problem].get("symmetric", {})
         found = [
             level_down_ratio(row["places"], symmetric[seed]["places"])
-            for seed, row in self.board.results[problem][name].items()
+            for seed, row in self.board.results[problem].get(name, {}).items()
             if seed in symmetric
         ]
-        known = np.array([f for f in found if np.isfinite(f)])
-        if not len(known):
-            return "–"
-        over_seeds = interval(np.stack([known, known], 1))
-        return f"{over_seeds.mean:.2f} [{over_seeds.low:.2f}, {over_seeds.high:.2f}]"
+        return np.array([f for f in found if np.isfinite(f)])
 
 
 def is_shown_groups(contestant: str) -> bool:
@@ -318,6 +373,37 @@ def _closed(row: Mapping[str, Any], figure: str) -> np.ndarray:
     return 1 - np.divide(at[figure], at["plain"][figure])
 
 
+def _at_price(rows: Rows, figure: str) -> dict[int, float]:
+    """The closed share of a figure where the path has cost 1 % on test rows, by seed.
+
+    Seeds whose path never costs so much are left out, and so are contestants with a
+    post-processing after them, who have several paths.
+    """
+    found = {
+        seed: closed_at_price(0.01, row["places"], row["plain"], figure)
+        for seed, row in rows.items()
+        if not row["config"].get("postprocessing")
+    }
+    return {seed: share for seed, share in found.items() if np.isfinite(share)}
+
+
+def _change_at_price(rows: Rows, figure: str) -> str:
+    """The same as a change over seeds; – unless every seed has one."""
+    found = _at_price(rows, figure)
+    if len(found) < len(rows):
+        return "–"
+    return interval(-_over_seeds(list(found.values()))).percent
+
+
+def _over_seeds(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Figures known for the test rows as they are alone, (S, 2): intervals are over seeds."""
+    return np.stack([values, values], 1)
+
+
+def _plain_percent(share: Interval) -> str:
+    return share.percent.replace("+", "")
+
+
 def _satisfied(rows: Rows) -> str:
     """Share of runs that keep the tolerance, and how many do of those that say so beforehand."""
     judged = [r["tolerance_kept"]["0.15"] for r in rows.values() if "tolerance_kept" in r]
@@ -335,7 +421,7 @@ def _share_of(rows: Rows, ceilings: Mapping[int, Mapping[str, Any]]) -> str:
         closed = np.array([_closed(rows[s], figure) for s in seeds])
         top = np.array([[-ceilings[s][figure]] for s in seeds])
         share = ratio(closed, np.broadcast_to(top, closed.shape))
-        shares.append(f"{figure} {share.percent.replace('+', '')}")
+        shares.append(f"{figure} {_plain_percent(share)}")
     return ", ".join(shares)
 
 

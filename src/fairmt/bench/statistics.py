@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fairmt.bench.frontier import closed
+
 Places = Sequence[Mapping[str, float]]
 DRAWS = 4000
 MARGIN = 0.02
@@ -43,6 +45,18 @@ def interval(values: np.ndarray) -> Interval:
     values = np.asarray(values, dtype=float)
     low, high = np.quantile(_drawn_means(values), [0.025, 0.975])
     return Interval(float(values[:, 0].mean()), float(low), float(high))
+
+
+def mean_of_means(strata: Sequence[np.ndarray]) -> Interval:
+    """Mean over problems of means over their seeds, with bounds by drawing seeds in each.
+
+    Parameters
+    ----------
+    strata : arrays (S, 1 + R), one per problem, see `interval`.
+    """
+    means = np.mean([_drawn_means(np.asarray(values, float)) for values in strata], 0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(np.mean([v[:, 0].mean() for v in strata])), float(low), float(high))
 
 
 def ratio(values: np.ndarray, base: np.ndarray) -> Interval:
@@ -116,6 +130,31 @@ def level_down_ratio(
     gaps = np.linspace(low, high, 20)
     mine, theirs = (_along(path, gaps).mean() for path in (own, other))
     return float(mine / theirs) if theirs > 0 else math.nan
+
+
+def closed_at_price(price: float, places: Places, plain: Mapping[str, float], figure: str) -> float:
+    """The closed share of a figure where a path has cost a given utility on the same rows.
+
+    Which candidate a budget picks, validation rows say, and they are few: this leaves that out,
+    and tells what the path itself offers. The loss is made to rise along the path (isotonic
+    regression), and places are joined by lines. NaN where the path never costs so much.
+
+    Parameters
+    ----------
+    price : float
+        Of utility, as a share.
+    places : of the path, by rising strength, each with 'delta_m' and the figure.
+    plain : the place of the plain model.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    loss = isotonic_regression([0.0, *(-p["delta_m"] for p in places)])
+    share = [0.0, *(closed(p[figure], plain[figure]) for p in places)]
+    if loss[-1] < price:
+        return math.nan
+    after = int(np.searchsorted(loss, price))
+    ends = slice(after - 1, after + 1)
+    return float(np.interp(price, loss[ends], share[ends]))
 
 
 def _along(path: Places, gaps: np.ndarray) -> np.ndarray:
