@@ -287,8 +287,13 @@ def test_what_is_kept_of_what_was_closed_is_said(store: ResultStore, tmp_path: P
         rows[config]["plain"] |= plain
         rows[config]["places"] = [rows[config]["places"][0] | ends]
         other.put(config, rows[config])
+    for config, worst in ((QUICK, 0.3), (part, 0.2)):
+        rows[config]["budget"]["0.01"] |= {"worst": [worst] * 51}
+        rows[config]["budget"]["0.01"]["plain"] |= {"worst": [0.25] * 51}
+        other.put(config, rows[config])
     found = Leaderboard(Suite("kept", "to see", "seconds", (QUICK, part)), other)
     page = Page(found).markdown()
+    assert "falls at a budget of .01 in 1 of 2 runs of FairMT." in page
     assert "cost 1 % on test rows: gap 80.0% [80.0%, 80.0%], shortfall 100.0% [100.0" in page
     assert "| -50.0% [-50.0%, -50.0%] | -20.0% [-20.0%, -20.0%] |" in page
     found.ceilings["made_up"] = {

@@ -219,7 +219,9 @@ def test_fair_training_closes_gaps_of_biased_people(fitted: FairMTLearner) -> No
     assert min(own) < plain.disparity.shortfall
 
 
-@pytest.mark.parametrize(("method", "high"), [("fairmt", 60.0), ("symmetric", 20.0)])
+@pytest.mark.parametrize(
+    ("method", "high"), [("fairmt", 60.0), ("symmetric", 20.0), ("gap", 100.0)]
+)
 def test_a_path_runs_through_the_strengths_of_its_method(
     people: Bundle, method: str, high: float
 ) -> None:

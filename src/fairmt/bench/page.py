@@ -92,8 +92,20 @@ class Page:
                 if behind
                 else "It is behind nobody by more than .02 (95 %)."
             )
-        lines += self._best_served() + self._followed() + self._kept()
+        lines += self._worst_served() + self._best_served() + self._followed() + self._kept()
         return "\n".join(f"- {line}" for line in lines)
+
+    def _worst_served(self) -> list[str]:
+        """In how many runs of FairMT those lose that are served worst."""
+        rows = [r for by in self.board.results.values() for r in by.get(OURS, {}).values()]
+        at = [r["budget"]["0.01"] for r in rows]
+        lost = sum(b["worst"][0] < b["plain"]["worst"][0] for b in at)
+        if not rows:
+            return []
+        return [
+            "The worst-served group's rate, mean over tasks, statistics and attributes, falls at a "
+            f"budget of .01 in {lost} of {len(rows)} runs of FairMT."
+        ]
 
     def _best_served(self) -> list[str]:
         """Level-down of FairMT in the mean over problems."""
