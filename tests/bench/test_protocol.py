@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import fairmt
+from fairmt.bench import queue
 from fairmt.bench.configuration import PROTOCOL, Configuration
 from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
 from fairmt.bench.frontier import closed
@@ -321,7 +322,7 @@ def test_a_failure_is_told_and_ends_no_suite(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_share_the_list_and_a_lost_run_is_made_by_another(tmp_path: Path) -> None:
+def test_workers_share_the_list_and_a_lost_result_is_made_again(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     store = ResultStore(tmp_path)
     runs = [replace(QUICK, method=m) for m in ("plain", "symmetric")]
@@ -331,6 +332,37 @@ def test_workers_share_the_list_and_a_lost_run_is_made_by_another(tmp_path: Path
     store.path(runs[1]).unlink()
     assert run_all(runs, store, workers=2) == []
     assert store.has(runs[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_run_whose_worker_was_killed_is_made_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(queue, "HEARTBEAT", 1)
+    store, runs = ResultStore(tmp_path), [replace(QUICK, method="plain")]
+    url = f"sqlite:///{tmp_path / 'queue.sqlite'}"
+    study = queue._study(url, runs)
+    queue._enqueue(study, runs)
+    # A worker that takes the run, says once that it is alive, and is heard of no more.
+    study._storage.record_heartbeat(study.ask()._trial_id)
+    assert len(queue._running(study)) == 1
+    assert not queue._waiting(study)
+    # Whoever goes on does not put it on the list again while it may be at work.
+    queue._enqueue(study, runs)
+    assert not queue._waiting(study)
+    queue._work(url, runs, str(tmp_path), "cpu")
+    assert store.has(runs[0])
+
+
+def test_other_suites_have_lists_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    url = f"sqlite:///{tmp_path / 'queue.sqlite'}"
+    one, other = [QUICK], [QUICK, replace(QUICK, method="plain")]
+    queue._enqueue(queue._study(url, other), other)
+    assert len(queue._waiting(queue._study(url, list(reversed(other))))) == 2
+    assert not queue._waiting(queue._study(url, one))
 
 
 def test_the_same_run_gives_the_same_row(store: ResultStore, tmp_path: Path) -> None:

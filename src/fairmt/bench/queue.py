@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import time
 import traceback
@@ -13,9 +14,11 @@ from typing import Any
 from fairmt.bench.configuration import Configuration
 from fairmt.bench.store import ResultStore
 
-HEARTBEAT = 60
+HEARTBEAT = 15
 """Seconds after which a working process says again that it is alive; after three times as many
 without a word its run is given to another."""
+PAUSE = 1
+"""Seconds between two looks at what is left."""
 
 
 def run_all(
@@ -33,8 +36,9 @@ def run_all(
     ----------
     workers : processes on this machine.
     storage : address of the list of runs, as Optuna writes it (``sqlite:///…``,
-        ``postgresql://…``); processes of other machines that are given the same, and the same
-        folder, share the work. Default: a SQLite file in the folder.
+        ``postgresql://…``); processes of other machines that are given the same, the same folder
+        and the same configurations share the work, and end when all of it is done. Default: a
+        SQLite file in the folder.
     accelerator : what this machine's processes train networks on, 'cpu' or 'cuda'.
     show : called with the number of results and of runs as they come in.
 
@@ -54,7 +58,7 @@ def run_all(
         return failed
     url = storage or f"sqlite:///{(store.folder / 'queue.sqlite').resolve()}"
     store.folder.mkdir(parents=True, exist_ok=True)
-    study = _study(url)
+    study = _study(url, configs)
     _enqueue(study, left)
     context = multiprocessing.get_context("spawn")
     processes = [
@@ -64,7 +68,7 @@ def run_all(
     for process in processes:
         process.start()
     while any(p.is_alive() for p in processes):
-        time.sleep(1)
+        time.sleep(PAUSE)
         show(sum(map(store.has, configs)), len(configs))
     wanted = {c.id for c in left if not store.has(c)}
     causes = {
@@ -90,7 +94,8 @@ def _one(config: Configuration, store: ResultStore, accelerator: str) -> str | N
     return None
 
 
-def _study(url: str) -> Any:
+def _study(url: str, configs: Sequence[Configuration]) -> Any:
+    """The list of these runs; other suites in the same storage have lists of their own."""
     try:
         import optuna
     except ImportError as error:
@@ -107,30 +112,49 @@ def _study(url: str) -> Any:
             grace_period=3 * HEARTBEAT,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         )
-    return optuna.create_study(storage=storage, study_name="fairmt-bench", load_if_exists=True)
+    names = hashlib.sha256("".join(sorted(c.id for c in configs)).encode()).hexdigest()[:16]
+    return optuna.create_study(storage=storage, study_name=f"fairmt-{names}", load_if_exists=True)
 
 
 def _enqueue(study: Any, configs: Sequence[Configuration]) -> None:
     """Put on the list what nobody has on it."""
-    from optuna.trial import TrialState
-
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
-    known = {t.user_attrs.get("run") for t in waiting}
+    known = {t.user_attrs.get("run") for t in _waiting(study) + _running(study)}
     for config in configs:
         if config.id not in known:
             study.enqueue_trial({}, user_attrs={"run": config.id})
 
 
-def _work(url: str, configs: Sequence[Configuration], folder: str, accelerator: str) -> None:
-    """What a worker does: take the next run from the list until it is empty."""
+def _waiting(study: Any) -> list[Any]:
     from optuna.trial import TrialState
 
-    study, store = _study(url), ResultStore(folder)
+    found: list[Any] = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return found
+
+
+def _running(study: Any) -> list[Any]:
+    from optuna.trial import TrialState
+
+    found: list[Any] = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return found
+
+
+def _work(url: str, configs: Sequence[Configuration], folder: str, accelerator: str) -> None:
+    """What a worker does: take the next run from the list until all are made.
+
+    Runs that others are at are waited for: should their process be killed, they come back.
+    """
+    import optuna
+
+    study, store = _study(url, configs), ResultStore(folder)
     by_id = {c.id: c for c in configs}
+    parent = multiprocessing.parent_process()
+
+    def orphaned() -> bool:
+        return parent is not None and not parent.is_alive()
 
     def objective(trial: Any) -> float:
-        config = by_id.get(trial.user_attrs.get("run"))
-        if config is not None and not store.has(config):
+        config = by_id[trial.user_attrs["run"]]
+        if not store.has(config):
             error = _one(config, store, accelerator)
             if error is not None:
                 trial.set_user_attr("error", error)
@@ -138,8 +162,16 @@ def _work(url: str, configs: Sequence[Configuration], folder: str, accelerator: 
         return 0.0
 
     def stop_when_empty(study: Any, trial: Any) -> None:
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if orphaned() or not _waiting(study):
             study.stop()
 
-    if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.optimize(objective, callbacks=[stop_when_empty], catch=(RuntimeError,))
+    while not orphaned():
+        if _waiting(study):
+            study.optimize(objective, callbacks=[stop_when_empty], catch=(RuntimeError,))
+        elif _running(study):
+            time.sleep(PAUSE)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                optuna.storages.fail_stale_trials(study)
+        else:
+            return

@@ -120,7 +120,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             "smoke",
             "made-up people and few epochs, to see that everything runs",
-            "about 5 minutes on two cores",
+            "half a minute on two cores",
             _runs(
                 ("made_up",), (*CORE, "barycentre", "group_thresholds"), 1, epochs=6, path_epochs=8
             ),
