@@ -356,6 +356,28 @@ def test_a_run_whose_worker_was_killed_is_made_by_another(
     assert store.has(runs[0])
 
 
+def test_who_opens_the_list_second_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna, errors = pytest.importorskip("optuna"), pytest.importorskip("sqlalchemy.exc")
+    monkeypatch.setattr(queue, "PAUSE", 0)
+    make, tries = optuna.storages.RDBStorage, []
+
+    def in_each_others_way(*given: Any, **settings: Any) -> Any:
+        tries.append(given)
+        if len(tries) < failures:
+            raise errors.IntegrityError("INSERT", None, Exception("made by another"))
+        return make(*given, **settings)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", in_each_others_way)
+    failures = 3
+    queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
+    assert len(tries) == 3
+    failures = 100
+    with pytest.raises(errors.IntegrityError, match="made by another"):
+        queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
+
+
 def test_other_suites_have_lists_of_their_own(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     url = f"sqlite:///{tmp_path / 'queue.sqlite'}"

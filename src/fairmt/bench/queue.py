@@ -19,6 +19,8 @@ HEARTBEAT = 15
 without a word its run is given to another."""
 PAUSE = 1
 """Seconds between two looks at what is left."""
+ATTEMPTS = 5
+"""To open the list of runs."""
 
 
 def run_all(
@@ -103,17 +105,36 @@ def _study(url: str, configs: Sequence[Configuration]) -> Any:
             "Several workers share their work through Optuna: pip install 'fairmt[bench]'."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        # Heartbeats are marked as experimental, and are what brings lost runs back.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            url,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=3 * HEARTBEAT,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )
+    storage = _storage(url)
     names = hashlib.sha256("".join(sorted(c.id for c in configs)).encode()).hexdigest()[:16]
     return optuna.create_study(storage=storage, study_name=f"fairmt-{names}", load_if_exists=True)
+
+
+def _storage(url: str) -> Any:
+    """Optuna's storage at an address.
+
+    Two machines that make it at the same moment are in each other's way; who comes second finds it.
+    """
+    import optuna
+    import sqlalchemy.exc
+
+    attempt = 1
+    while True:
+        try:
+            with warnings.catch_warnings():
+                # Heartbeats are marked as experimental, and are what brings lost runs back.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.storages.RDBStorage(
+                    url,
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=3 * HEARTBEAT,
+                    heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+                )
+        except sqlalchemy.exc.DatabaseError:
+            if attempt == ATTEMPTS:
+                raise
+            attempt += 1
+            time.sleep(PAUSE)
 
 
 def _enqueue(study: Any, configs: Sequence[Configuration]) -> None:
