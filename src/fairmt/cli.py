@@ -59,7 +59,7 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("Interrupted.")
         sys.exit(130)
-    except (ValueError, FileNotFoundError, FileExistsError, ArithmeticError, OSError) as error:
+    except (ValueError, ImportError, ArithmeticError, OSError) as error:
         err.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(2)
 

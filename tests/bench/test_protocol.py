@@ -374,8 +374,16 @@ def test_who_opens_the_list_second_finds_it(
     queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
     assert len(tries) == 3
     failures = 100
-    with pytest.raises(errors.IntegrityError, match="made by another"):
+    with pytest.raises(ValueError, match="storage cannot be opened: made by another"):
         queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
+
+
+def test_an_address_that_is_none_is_told_without_its_password() -> None:
+    pytest.importorskip("optuna")
+    for address in ("nowhere secret", "nothing://me:secret@there/name"):
+        with pytest.raises(ValueError, match="expected sqlite:///FILE") as found:
+            queue._storage(address)
+        assert "secret" not in str(found.value)
 
 
 def test_other_suites_have_lists_of_their_own(tmp_path: Path) -> None:

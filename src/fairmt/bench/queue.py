@@ -114,6 +114,11 @@ def _storage(url: str) -> Any:
     """Optuna's storage at an address.
 
     Two machines that make it at the same moment are in each other's way; who comes second finds it.
+
+    Raises
+    ------
+    ValueError
+        If there is none at this address, which is not repeated, for it may hold a password.
     """
     import optuna
     import sqlalchemy.exc
@@ -130,9 +135,15 @@ def _storage(url: str) -> Any:
                     grace_period=3 * HEARTBEAT,
                     heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
                 )
-        except sqlalchemy.exc.DatabaseError:
+        except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+            raise ValueError(
+                "The storage's address cannot be used; expected sqlite:///FILE, "
+                "postgresql://USER:PASSWORD@HOST/NAME or another that SQLAlchemy has a driver for. "
+                f"It says: {error}"
+            ) from error
+        except sqlalchemy.exc.DatabaseError as error:
             if attempt == ATTEMPTS:
-                raise
+                raise ValueError(f"The storage cannot be opened: {error.orig}") from error
             attempt += 1
             time.sleep(PAUSE)
 
