@@ -2,8 +2,8 @@
 
 The plain reference is the best of all plain candidates on validation rows, and so a lucky one: its
 lead over their mean is larger there than on test rows, and Δm on validation is the smaller for it.
-`Path.optimism` takes some of that back. How much is left, problem by problem; seeds that no other
-figure is from, by default.
+`Path.optimism` takes some of that back. How much is left, problem by problem; by default on
+development splits, which the tables' figures are not from.
 
     python benchmarks/choice.py acs acs/missing:0.5 acs/missing_by_group:0.5 --seeds 10 19
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,24 +16,14 @@ import pytest
 import torch
 
 import fairmt
-from fairmt.bench import queue
 from fairmt.bench.configuration import PROTOCOL, Configuration
 from fairmt.bench.contest import HELD_OUT, Hand, contest, judges, reference, rows_of
-from fairmt.bench.frontier import closed
 from fairmt.bench.leaderboard import Leaderboard
 from fairmt.bench.page import Page, is_shown_groups
-from fairmt.bench.pictures import _tracks, cliques
+from fairmt.bench.pictures import _tracks
 from fairmt.bench.problems import Problem, problem
 from fairmt.bench.queue import run_all
 from fairmt.bench.run import _Reference, execute
-from fairmt.bench.statistics import (
-    closed_at_price,
-    interval,
-    level_down_ratio,
-    mean_of_means,
-    ranks,
-    ratio,
-)
 from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import SUITES, Suite
 from fairmt.methods import METHODS
@@ -51,79 +40,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
     found = ResultStore(tmp_path_factory.mktemp("bench"))
     assert run_all(RUNS, found) == []
     return found
-
-
-# -- statistics --------------------------------------------------------------------------------
-
-
-def test_an_interval_over_equal_seeds_is_that_of_the_rows() -> None:
-    rows = np.random.default_rng(0).normal(0.3, 0.1, 400)
-    found = interval(np.concatenate([[0.25], rows])[None].repeat(3, 0))
-    assert found.mean == pytest.approx(0.25)
-    # Three seeds are drawn, each with a weighting of its own.
-    half = 1.96 * rows.std() / math.sqrt(3)
-    assert found.high - found.mean == pytest.approx(half, rel=0.1)
-    assert found.mean - found.low == pytest.approx(half, rel=0.1)
-
-
-def test_ranks_by_hand() -> None:
-    figures = {
-        "a": {("p", 0): 0.9, ("p", 1): 0.8},
-        "b": {("p", 0): 0.5, ("p", 1): 0.9},
-        "c": {("p", 0): 0.5, ("p", 1): 0.1, ("p", 2): 1.0},
-    }
-    found = ranks(figures)
-    assert found.mean == {"a": 1.5, "b": 1.75, "c": 2.75}
-    assert found.n == 2
-    # q(.05, 3 treatments) = 2.343 in Demšar's table 5.
-    assert found.critical_difference == pytest.approx(2.343 * math.sqrt(3 * 4 / 12), abs=2e-3)
-
-
-def test_cliques_join_what_does_not_differ_and_hide_none_inside_another() -> None:
-    assert cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(1.0, 1.5), (1.5, 2.2)]
-    assert cliques(np.array([1.0, 1.2, 1.3]), 1.0) == [(1.0, 1.3)]
-
-
-def test_a_mean_over_problems_counts_each_once() -> None:
-    few, many = np.full((2, 2), 1.0), np.array([[0.2, 0.2]] * 5 + [[0.6, 0.6]] * 5)
-    found = mean_of_means([few, many])
-    assert found.mean == pytest.approx(0.7)
-    # All that varies is the mean of ten, half of it, with a standard deviation of .2 / √10 / 2.
-    assert 0.045 < (found.high - found.low) / 2 < 0.075
-
-
-def test_level_down_is_compared_at_equal_gaps() -> None:
-    steep = [{"gap": g, "level_down": 0.2 * (1 - g)} for g in (1.0, 0.5, 0.2)]
-    flat = [{"gap": g, "level_down": 0.1 * (1 - g)} for g in (1.0, 0.7)]
-    assert level_down_ratio(flat, steep) == pytest.approx(0.5)
-    assert math.isnan(level_down_ratio(flat, [{"gap": 0.1, "level_down": 0.3}] * 2))
-
-
-def test_what_a_path_closes_is_read_where_it_has_cost_a_price() -> None:
-    plain = {"gap": 0.4}
-    losses, gaps = (0.002, 0.001, 0.006, 0.014), (0.4, 0.38, 0.32, 0.2)
-    places = [{"delta_m": -x, "gap": g} for x, g in zip(losses, gaps, strict=True)]
-    # Half-way from .6 % to 1.4 %: a gap of .26.
-    assert closed_at_price(0.01, places, plain, "gap") == pytest.approx(1 - 0.26 / 0.4)
-    # The first two cost .15 % in the mean, where the one of them that comes last is.
-    assert closed_at_price(0.00375, places, plain, "gap") == pytest.approx(1 - 0.35 / 0.4)
-    # From the plain model on, and a path that gets worse says so.
-    assert closed_at_price(0.001, [{"delta_m": -0.002, "gap": 0.5}], plain, "gap") == -0.125
-    assert math.isnan(closed_at_price(0.02, places, plain, "gap"))
-
-
-def test_where_there_is_nothing_to_close_nothing_is_closed() -> None:
-    assert closed(0.05, 0.2) == 0.75
-    assert closed(0.3, 0.2) == pytest.approx(-0.5)
-    assert closed(0.0, 0.0) == closed(0.1, 0.0) == 0.0
-
-
-def test_a_ratio_of_means_draws_both_alike() -> None:
-    base = np.random.default_rng(0).normal(0.3, 0.1, (3, 50))
-    found = ratio(0.8 * base, base)
-    assert [found.mean, found.low, found.high] == pytest.approx([0.8] * 3)
-    level = np.array([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3]])
-    assert ratio(level, np.full((2, 3), 0.4)).mean == pytest.approx(0.5)
 
 
 # -- configurations and problems ---------------------------------------------------------------
@@ -310,89 +226,6 @@ def test_runs_are_made_once(store: ResultStore, monkeypatch: pytest.MonkeyPatch)
     calls: list[tuple[int, int]] = []
     assert run_all(RUNS, store, show=lambda *x: calls.append(x)) == []
     assert calls == [(4, 4)]
-
-
-def test_a_failure_is_told_and_ends_no_suite(tmp_path: Path) -> None:
-    bad = replace(QUICK, options=(("sharpness", -1.0),))
-    good = replace(QUICK, method="plain")
-    failed = run_all([bad, good], ResultStore(tmp_path))
-    assert len(failed) == 1
-    assert failed[0].startswith("fairmt sharpness=-1.0 on made_up, seed 0: ValueError: ")
-    assert ResultStore(tmp_path).has(good)
-
-
-@pytest.mark.slow
-def test_workers_share_the_list_and_a_lost_result_is_made_again(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
-    store = ResultStore(tmp_path)
-    runs = [replace(QUICK, method=m) for m in ("plain", "symmetric")]
-    assert run_all(runs, store, workers=2) == []
-    assert all(map(store.has, runs))
-    # A result that was lost is put on the list again.
-    store.path(runs[1]).unlink()
-    assert run_all(runs, store, workers=2) == []
-    assert store.has(runs[1])
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_run_whose_worker_was_killed_is_made_by_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("optuna")
-    monkeypatch.setattr(queue, "HEARTBEAT", 1)
-    store, runs = ResultStore(tmp_path), [replace(QUICK, method="plain")]
-    url = f"sqlite:///{tmp_path / 'queue.sqlite'}"
-    study = queue._study(url, runs)
-    queue._enqueue(study, runs)
-    # A worker that takes the run, says once that it is alive, and is heard of no more.
-    study._storage.record_heartbeat(study.ask()._trial_id)
-    assert len(queue._running(study)) == 1
-    assert not queue._waiting(study)
-    # Whoever goes on does not put it on the list again while it may be at work.
-    queue._enqueue(study, runs)
-    assert not queue._waiting(study)
-    queue._work(url, runs, str(tmp_path), "cpu")
-    assert store.has(runs[0])
-
-
-def test_who_opens_the_list_second_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    optuna, errors = pytest.importorskip("optuna"), pytest.importorskip("sqlalchemy.exc")
-    monkeypatch.setattr(queue, "PAUSE", 0)
-    make, tries = optuna.storages.RDBStorage, []
-
-    def in_each_others_way(*given: Any, **settings: Any) -> Any:
-        tries.append(given)
-        if len(tries) < failures:
-            raise errors.IntegrityError("INSERT", None, Exception("made by another"))
-        return make(*given, **settings)
-
-    monkeypatch.setattr(optuna.storages, "RDBStorage", in_each_others_way)
-    failures = 3
-    queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
-    assert len(tries) == 3
-    failures = 100
-    with pytest.raises(ValueError, match="storage cannot be opened: made by another"):
-        queue._storage(f"sqlite:///{tmp_path / 'queue.sqlite'}")
-
-
-def test_an_address_that_is_none_is_told_without_its_password() -> None:
-    pytest.importorskip("optuna")
-    for address in ("nowhere secret", "nothing://me:secret@there/name"):
-        with pytest.raises(ValueError, match="expected sqlite:///FILE") as found:
-            queue._storage(address)
-        assert "secret" not in str(found.value)
-
-
-def test_other_suites_have_lists_of_their_own(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
-    url = f"sqlite:///{tmp_path / 'queue.sqlite'}"
-    one, other = [QUICK], [QUICK, replace(QUICK, method="plain")]
-    queue._enqueue(queue._study(url, other), other)
-    assert len(queue._waiting(queue._study(url, list(reversed(other))))) == 2
-    assert not queue._waiting(queue._study(url, one))
 
 
 def test_the_same_run_gives_the_same_row(store: ResultStore, tmp_path: Path) -> None:

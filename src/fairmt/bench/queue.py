@@ -157,16 +157,17 @@ def _enqueue(study: Any, configs: Sequence[Configuration]) -> None:
 
 
 def _waiting(study: Any) -> list[Any]:
-    from optuna.trial import TrialState
-
-    found: list[Any] = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return found
+    return _in_state(study, "WAITING")
 
 
 def _running(study: Any) -> list[Any]:
+    return _in_state(study, "RUNNING")
+
+
+def _in_state(study: Any, name: str) -> list[Any]:
     from optuna.trial import TrialState
 
-    found: list[Any] = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    found: list[Any] = study.get_trials(deepcopy=False, states=(TrialState[name],))
     return found
 
 
