@@ -145,6 +145,25 @@ def test_a_run_is_measured_against_the_plain_reference(store: ResultStore) -> No
     assert plain["volume"][0] < 0.02
 
 
+def test_a_contestant_takes_the_path_that_a_user_would_get() -> None:
+    """Without the plain continuation, which the reference replaces; nothing else differs."""
+    found = problem("made_up")
+    hand = contest(found, QUICK)
+    user = fairmt.FairMTLearner(
+        **found.settings, seed=0, epochs=1, path_epochs=1, patience=None
+    ).fit(found.bundle.frame, parts={k: v for k, v in found.parts.items() if k != "test"})
+    own = [c for c in user.path_.candidates if c.segment == "path"]
+    assert len(hand.candidates) == len(own) > 10
+    for a, b in zip(hand.candidates, own, strict=True):
+        assert a.strength == b.strength
+        assert torch.equal(a.moments.sums, b.moments.sums)
+    assert "plain" in {c.segment for c in user.path_.candidates}
+    assert "plain" not in {c.segment for c in hand.learner.path_.candidates}
+    # Without a path the continuation is what is handed in.
+    alone = contest(found, replace(QUICK, method="plain")).learner.path_.candidates
+    assert {c.segment for c in alone} == {"warmup", "plain"}
+
+
 def test_whoever_fits_on_calibration_rows_is_chosen_on_others() -> None:
     """And the reference beside it is measured on the same."""
     found = problem("made_up")

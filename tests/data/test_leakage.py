@@ -162,6 +162,19 @@ def test_proxy_strength_is_a_half_without_and_near_one_with_a_proxy() -> None:
     assert proxy_strength(told, codes, groups)["sex"] > 0.99
 
 
+def test_proxies_are_sought_among_columns_that_are_nearly_alike() -> None:
+    """As neighbouring pixels are; no word of ill-conditioned equations."""
+    bundle = generate(4000, seed=2, bias=0.0)
+    groups = fit_groups(bundle.frame, bundle.sensitive)
+    codes = encode_groups(bundle.frame, groups)
+    random = np.random.default_rng(0)
+    alike = 5 * random.normal(size=(4000, 1)) + 0.001 * random.normal(size=(4000, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = proxy_strength(alike.astype(np.float32), codes, groups)
+    assert found["sex"] == pytest.approx(0.5, abs=0.05)
+
+
 # -- real data ------------------------------------------------------------------------------
 
 

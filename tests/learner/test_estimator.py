@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -14,6 +15,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from fairmt import Classification, Detection, FairMTLearner, Regression
 from fairmt.data import Bundle
+from fairmt.path import predict_outputs
 from fairmt.store import StoreError
 
 EXPECTED_FAILURES = {
@@ -100,6 +102,20 @@ def test_prediction_needs_no_attribute_and_no_label(fitted: FairMTLearner, peopl
     features = [f"x{i}" for i in range(12)] + ["region"]
     bare = people.frame[features].head(100)
     pd.testing.assert_frame_equal(fitted.predict(bare), fitted.predict(people.frame.head(100)))
+
+
+def test_the_wider_the_rows_the_fewer_are_predicted_at_once(
+    fitted: FairMTLearner, people: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = fitted.schema_.encode(people.frame.iloc[:103]).features
+    sizes: list[int] = []
+    hook = fitted.model_.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    whole = predict_outputs(fitted.model_, features)
+    monkeypatch.setattr("fairmt.path.VALUES", 10 * features.shape[1] + 1)
+    parts = predict_outputs(fitted.model_, features)
+    hook.remove()
+    assert sizes == [103] + [10] * 10 + [3]
+    torch.testing.assert_close(parts, whole)
 
 
 def test_attributes_as_inputs_are_needed_at_prediction(people: Bundle) -> None:

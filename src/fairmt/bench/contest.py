@@ -21,6 +21,7 @@ from fairmt.methods import METHODS
 from fairmt.notions import resolve_notions
 from fairmt.path import Candidate, Path
 from fairmt.tasks import Layout
+from fairmt.trainer import Segment
 
 HELD_OUT = ("validation", "calibration")
 """Parts that candidates are chosen on."""
@@ -34,7 +35,8 @@ class Hand:
     ----------
     candidates : chosen from by validation figures, which they carry.
     outputs : Tensor (N, n_outputs) of every candidate on the test rows.
-    seconds : of processor time for the whole run, looks at candidates included.
+    seconds : of processor time for the whole run, looks at candidates included; without the plain
+        continuation where there is a path.
     learner : with schema and groups, for those who judge.
     chosen_on : parts that the figures of the candidates are from; those who fit something on
         calibration rows have validation rows alone.
@@ -45,6 +47,14 @@ class Hand:
     seconds: float
     learner: FairMTLearner
     chosen_on: tuple[str, ...] = HELD_OUT
+
+
+class Contestant(FairMTLearner):
+    """A learner that trains no plain continuation beside its path: the reference replaces it."""
+
+    def _segments(self, *args: Any) -> list[Segment]:
+        found = super()._segments(*args)
+        return [s for s in found if s.name != "plain"] if found[-1].name == "path" else found
 
 
 def contest(problem: Problem, config: Configuration) -> Hand:
@@ -88,7 +98,7 @@ def _learner(problem: Problem, config: Configuration) -> FairMTLearner:
         return MMMFair(**settings, **dict(config.options))
     if config.controller == "dual":
         settings |= {"controller": "dual", "tolerance": TOLERANCE}
-    return FairMTLearner(
+    return Contestant(
         **settings,
         method=config.method,
         postprocessing=config.postprocessing,

@@ -209,7 +209,8 @@ def proxy_strength(features: object, codes: object, groups: Groups) -> dict[str,
     from sklearn.linear_model import Ridge
     from sklearn.metrics import roc_auc_score
 
-    x, a = np.asarray(features)[:10_000], np.asarray(codes)[:10_000]
+    # Neighbouring pixels are nearly alike: in single precision their equations cannot be solved.
+    x, a = np.asarray(features)[:10_000].astype(float), np.asarray(codes)[:10_000]
     strength = {}
     for i, attribute in enumerate(groups.attributes):
         known = np.flatnonzero(a[:, i] >= 0)
