@@ -93,16 +93,21 @@ class PathEvaluator:
         for candidate in followed:
             own = deepcopy(after)
             model.load_state_dict(candidate.weights)
+            rescaled, rule = candidate.recalibration, candidate.offsets
+            on_calibration = predict_outputs(model, calibration.features)
+            before = predict_outputs(model, self.table.features)
+            if rescaled is not None:
+                rule = rescaled.carry(rule)
+                on_calibration, before = rescaled.apply(on_calibration), rescaled.apply(before)
             own.fit(
                 self.ledger.layout,
                 self.groups,
-                predict_outputs(model, calibration.features),
+                on_calibration,
                 calibration.labels,
                 calibration.attributes,
                 calibration.weights,
-                candidate.offsets,
+                rule,
             )
-            before = predict_outputs(model, self.table.features)
             for strength in strengths:
                 found = self.measure(
                     "path",
@@ -110,9 +115,17 @@ class PathEvaluator:
                     candidate.strength if path else strength,
                     candidate.weights,
                     own.apply(before, self.table.attributes, strength),
-                    candidate.offsets,
+                    rule,
                 )
-                self.candidates.append(replace(found, repair=strength, fitted=len(fitted)))
+                self.candidates.append(
+                    replace(
+                        found,
+                        offsets=candidate.offsets,
+                        recalibration=rescaled,
+                        repair=strength,
+                        fitted=len(fitted),
+                    )
+                )
             fitted.append(own)
         return fitted
 

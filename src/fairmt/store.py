@@ -41,7 +41,7 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    structure = _flatten(state, "", tensors)
+    structure = _flatten(state, "", tensors, {})
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         save_file(tensors, work / _TENSORS)
@@ -118,14 +118,20 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _flatten(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(
+    value: Any, key: str, tensors: dict[str, Tensor], kept: dict[int, tuple[str, Tensor]]
+) -> Any:
+    """The structure around the tensors; one that stands in several places is kept once."""
     if isinstance(value, Tensor):
-        tensors[key] = value.detach().cpu().contiguous().clone()
-        return {"tensor": key}
+        # Held while its identity stands for it.
+        first, _ = kept.setdefault(id(value), (key, value))
+        if first == key:
+            tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": first}
     if isinstance(value, Mapping):
-        return {"dict": [[k, _flatten(v, f"{key}/{k}", tensors)] for k, v in value.items()]}
+        return {"dict": [[k, _flatten(v, f"{key}/{k}", tensors, kept)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        return {"list": [_flatten(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]}
+        return {"list": [_flatten(v, f"{key}/{i}", tensors, kept) for i, v in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise TypeError(f"Cannot store {type(value).__name__} at '{key}'.")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 
 from fairmt import FairMTLearner
 from fairmt.data import Bundle
@@ -132,6 +133,47 @@ def test_a_repair_of_its_own_follows_every_candidate_of_the_path(people: Bundle)
     found, _ = learner.outputs_of(point.index, tables["validation"])
     assert torch.equal(found, expected)
     assert not torch.equal(found, outputs["validation"])
+
+
+def test_a_repair_follows_recalibrated_probabilities_and_networks_are_kept_once(
+    people: Bundle, tmp_path: Path
+) -> None:
+    parts = {
+        part: np.arange(*span)
+        for part, span in (
+            ("train", (0, 1200)), ("calibration", (1200, 1700)), ("validation", (1700, 2000))
+        )
+    }  # fmt: skip
+    settings = {**people.learner_settings(), **QUICK, "recalibration": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner = FairMTLearner(**settings, postprocessing="group_thresholds").fit(
+            people.frame.head(2000), parts=parts
+        )
+    path = [p for p in learner.path_.points if p.candidate.segment == "path"]
+    raw, half = path[6], path[10 + 2 * 6]
+    assert half.candidate.repair == 0.5
+    assert raw.candidate.recalibration is not None
+    # What was judged is what is predicted.
+    found = learner.moments(people.frame.iloc[parts["validation"]], half.index)
+    torch.testing.assert_close(found.sums, half.candidate.moments.sums)
+    # By hand.
+    table = learner.schema_.encode(people.frame.tail(300))
+    learner.model_.load_state_dict(raw.candidate.weights)
+    rescaled = raw.candidate.recalibration.apply(predict_outputs(learner.model_, table.features))
+    expected = learner.repairs_[half.candidate.fitted].apply(rescaled, table.attributes, 0.5)
+    outputs, rule = learner.outputs_of(half.index, table)
+    assert torch.equal(outputs, expected)
+    assert torch.equal(rule, raw.candidate.recalibration.carry(raw.candidate.offsets))
+
+    learner.save(tmp_path / "m")
+    with safe_open(tmp_path / "m" / "tensors.safetensors", "pt") as file:
+        kept = [k for k in file.keys() if "/weights/" in k]  # noqa: SIM118 - it is no mapping
+    networks = len(learner.path_.candidates) - 2 * len(learner.repairs_)
+    assert len(kept) == networks * len(learner.model_.state_dict())
+    again = FairMTLearner.load(tmp_path / "m")
+    for a, b in zip(again.outputs_of(half.index, table), (outputs, rule), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_kinds_that_do_not_fit_are_refused(people: Bundle) -> None:
