@@ -149,9 +149,9 @@ def test_a_contestant_takes_the_path_that_a_user_would_get() -> None:
     """Without the plain continuation, which the reference replaces; nothing else differs."""
     found = problem("made_up")
     hand = contest(found, QUICK)
-    user = fairmt.FairMTLearner(
-        **found.settings, seed=0, epochs=1, path_epochs=1, patience=None
-    ).fit(found.bundle.frame, parts={k: v for k, v in found.parts.items() if k != "test"})
+    user = fairmt.FairMTLearner(**found.settings, seed=0, epochs=1, path_epochs=1, patience=None)
+    with pytest.warns(UserWarning, match="give sensitive attributes away"):
+        user.fit(found.bundle.frame, parts={k: v for k, v in found.parts.items() if k != "test"})
     own = [c for c in user.path_.candidates if c.segment == "path"]
     assert len(hand.candidates) == len(own) > 10
     for a, b in zip(hand.candidates, own, strict=True):
@@ -390,6 +390,25 @@ def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> Non
     assert f"torch {torch.__version__} on NVIDIA H100" in page
     plain = next(c for c in RUNS if c.method == "plain")
     assert f"`{plain.command(1)} --accelerator cuda`" in page
+
+
+def test_what_was_measured_against_another_plain_model_is_left_out(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = store.get
+
+    def elsewhere(config: Configuration) -> dict[str, Any]:
+        row = get(config)
+        if config.method == "symmetric":
+            row["plain"] = {**row["plain"], "gap": row["plain"]["gap"] + 0.01}
+        return row
+
+    assert board(store).apart == []
+    monkeypatch.setattr(store, "get", elsewhere)
+    found = board(store)
+    assert found.apart == ["symmetric on made_up, seed 0"]
+    assert set(found.results["made_up"]) == {"fairmt", "plain", "barycentre"}
+    assert "Left out, since they were measured against another plain" in Page(found).markdown()
 
 
 def test_the_page_tells_kept_tolerances_from_those_said_to_be_reached(store: ResultStore) -> None:

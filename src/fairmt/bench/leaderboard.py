@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ class Leaderboard:
     Attributes
     ----------
     results : problem -> contestant -> seed -> row.
+    apart : runs left out, in words: they were measured against another plain model than most of
+        their problem and seed.
     """
 
     def __init__(self, suite: Suite, store: ResultStore) -> None:
@@ -49,6 +52,15 @@ class Leaderboard:
                 by_method = self.results.setdefault(config.problem, {})
                 by_method.setdefault(config.contestant, {})[config.seed] = store.get(config)
         self.missing = sum(not store.has(c) for c in suite.runs)
+        self.apart: list[str] = []
+        for problem, by_method in self.results.items():
+            for name, seed in _measured_apart(by_method):
+                del by_method[name][seed]
+                self.apart.append(f"{name} on {problem}, seed {seed}")
+        self.results = {
+            problem: {name: rows for name, rows in by_method.items() if rows}
+            for problem, by_method in self.results.items()
+        }
 
     def ahead(self, problem: str, other: str) -> Interval | None:
         """Hypervolume of FairMT less that of another, over the seeds that both have."""
@@ -100,6 +112,23 @@ class Leaderboard:
             if name not in REFERENCES and AND not in name
         }
         return max(mean, key=lambda name: mean[name])
+
+
+def _measured_apart(by_method: Mapping[str, Rows]) -> list[tuple[str, int]]:
+    """Contestants and seeds whose plain model is not that of most of the seed.
+
+    Networks of another device end elsewhere, and a change against one is none against the other.
+    """
+    plain = {
+        (name, seed): (row["plain"]["gap"], row["plain"]["shortfall"])
+        for name, rows in by_method.items()
+        for seed, row in rows.items()
+    }
+    usual = {
+        seed: Counter(found for (_, s), found in plain.items() if s == seed).most_common(1)[0][0]
+        for seed in {s for _, s in plain}
+    }
+    return [(name, seed) for (name, seed), found in plain.items() if found != usual[seed]]
 
 
 def difference(own: Rows, other: Rows) -> Interval | None:

@@ -53,6 +53,12 @@ class Page:
             parts.append(
                 f"{self.board.missing} of {len(self.board.suite.runs)} runs are still to be made."
             )
+        if self.board.apart:
+            parts.append(
+                "Left out, since they were measured against another plain model than the rest of "
+                f"their seed, as on another device: {'; '.join(self.board.apart)}. Made again on "
+                "the same device and in the same folder they can be compared."
+            )
         parts.append(self._verdict())
         for problem in self.board.results:
             parts.append(self._problem(problem))
