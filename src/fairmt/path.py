@@ -96,7 +96,7 @@ class Candidate:
 
 @torch.no_grad()
 def predict_outputs(model: torch.nn.Module, features: Tensor) -> Tensor:
-    """Fused outputs (N, n_outputs) on the CPU, in evaluation mode."""
+    """Fused outputs (N, n_outputs) of features (N, D), on the CPU, in evaluation mode."""
     rows = max(1, min(ROWS, VALUES // max(1, features.shape[1])))
     was_training = model.training
     model.eval()
