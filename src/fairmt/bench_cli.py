@@ -75,7 +75,7 @@ def one(
     postprocessing: Annotated[
         str | None, typer.Option(help="Method of that kind that follows the path.")
     ] = None,
-    seed: int = 0,
+    seed: Annotated[list[int] | None, typer.Option(help="May be given often. [0]")] = None,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
     epochs: int | None = None,
     path_epochs: int | None = None,
@@ -104,7 +104,7 @@ def one(
             path_epochs,
             postprocessing,
         )
-        for s in (range(seeds) if seeds else [seed])
+        for s in (range(seeds) if seeds else seed or [0])
     ]
     store = ResultStore(out_dir)
     _make(runs, store, workers, None, accelerator)

@@ -283,7 +283,7 @@ def board(store: ResultStore) -> Leaderboard:
 def test_every_row_of_the_page_has_its_command(store: ResultStore) -> None:
     page = Page(board(store)).markdown()
     for config in RUNS:
-        assert f"`{config.command(1)}`" in page
+        assert f"`{config.command([0])}`" in page
     assert "| barycentre (post-processing) |" in page
     ahead = board(store).ahead("made_up", "plain")
     assert ahead is not None
@@ -381,6 +381,13 @@ def test_what_is_repaired_alike_is_joined_by_a_line() -> None:
     assert _tracks("fairmt controller=dual", rows) == [[0, 1, 2, 3, 4, 5]]
 
 
+def test_a_command_names_the_seeds_of_its_row() -> None:
+    config = Configuration("acs", "gap", 3)
+    assert config.command().endswith("--seed 3")
+    assert config.command([2, 0, 1]).endswith("--seeds 3")
+    assert config.command([3, 1]).endswith("--seed 1 --seed 3")
+
+
 def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> None:
     found = board(store)
     assert Page(found).markdown().count(f"torch {torch.__version__}") == 1
@@ -389,7 +396,7 @@ def test_the_page_tells_what_was_made_on_which_device(store: ResultStore) -> Non
     page = Page(found).markdown()
     assert f"torch {torch.__version__} on NVIDIA H100" in page
     plain = next(c for c in RUNS if c.method == "plain")
-    assert f"`{plain.command(1)} --accelerator cuda`" in page
+    assert f"`{plain.command([0])} --accelerator cuda`" in page
 
 
 def test_what_was_measured_against_another_plain_model_is_left_out(

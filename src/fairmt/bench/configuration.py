@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -72,8 +72,8 @@ class Configuration:
         """The run of the plain reference that this one is measured against."""
         return replace(self, method="reference", options=(), controller="path", postprocessing=None)
 
-    def command(self, seeds: int | None = None) -> str:
-        """What to type to make this row again, for one seed or for the first `seeds`."""
+    def command(self, seeds: Iterable[int] | None = None) -> str:
+        """What to type to make this row again, for its own seed or for other ones."""
         words = ["fairmt", "bench", "one", "--data", self.data, "--method", self.method]
         if self.variant:
             words += ["--variant", self.variant]
@@ -86,7 +86,11 @@ class Configuration:
         for flag, value in (("--epochs", self.epochs), ("--path-epochs", self.path_epochs)):
             if value is not None:
                 words += [flag, str(value)]
-        words += ["--seed", str(self.seed)] if seeds is None else ["--seeds", str(seeds)]
+        wanted = [self.seed] if seeds is None else sorted(seeds)
+        if wanted == list(range(len(wanted))):
+            words += ["--seeds", str(len(wanted))]
+        else:
+            words += [word for seed in wanted for word in ("--seed", str(seed))]
         return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:

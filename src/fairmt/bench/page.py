@@ -335,7 +335,7 @@ class Page:
         delta = interval(np.array([b["delta_m"] for b in at]))
         config = Configuration.from_dict(next(iter(rows.values()))["config"])
         on_device = any(r.get("device", "cpu") != "cpu" for r in rows.values())
-        command = config.command(len(rows)) + (" --accelerator cuda" if on_device else "")
+        command = config.command(rows) + (" --accelerator cuda" if on_device else "")
         kind = "control" if config.method in REFERENCES else METHODS[config.method].kind
         cells = [
             " ".join([name, *(f"({w})" for w in (IN_WORDS.get(name), kind) if w and w != "step")]),
