@@ -28,6 +28,7 @@ from fairmt.bench.store import ResultStore
 from fairmt.bench.suites import SUITES, Suite
 from fairmt.methods import METHODS
 from fairmt.path import judge
+from fairmt.store import load_state
 
 QUICK = Configuration("made_up", "fairmt", epochs=1, path_epochs=1)
 CONTROLS = ("reference", "collapse", "ceiling", "noise_floor")
@@ -145,6 +146,16 @@ def test_a_run_is_measured_against_the_plain_reference(store: ResultStore) -> No
     assert plain["volume"][0] < 0.02
 
 
+def test_the_row_of_the_reference_is_its_own(store: ResultStore) -> None:
+    """It is trained once, for all; its row is no other training of it."""
+    config = RUNS[0].reference
+    row = execute(config, store.cache)
+    trained = load_state(store.cache / config.id)
+    assert row["seconds"] == round(trained["seconds"], 1)
+    assert row["plain"] == store.get(RUNS[0])["plain"]
+    assert row["places"][0] == {"strength": 0.0, **row["plain"]}
+
+
 def test_a_contestant_takes_the_path_that_a_user_would_get() -> None:
     """Without the plain continuation, which the reference replaces; nothing else differs."""
     found = problem("made_up")
@@ -176,10 +187,15 @@ def test_whoever_fits_on_calibration_rows_is_chosen_on_others() -> None:
     assert len(after.candidates) == 3 * len(contest(found, QUICK).candidates)
     assert hand.candidates[0].moments.mass.max() <= n
     trained = reference(found, QUICK.reference)
-    state = {"candidate": trained.hand.candidates[0].state_dict(), "outputs": torch.zeros(0)}
-    rows_of_groups = trained.hand.learner.path_.rows
     base = _Reference(
-        state | {"rows": rows_of_groups, "held_out": trained.held_out, "optimism": 0.0}
+        {
+            "candidate": trained.hand.candidates[0].state_dict(),
+            "outputs": torch.zeros(0),
+            "rows": trained.hand.learner.path_.rows,
+            "held_out": trained.held_out,
+            "optimism": 0.0,
+            "seconds": 0.0,
+        }
     )
     both, rows = base.on(found, replace(hand, chosen_on=HELD_OUT), 0)
     alone, fewer = base.on(found, hand, 0)

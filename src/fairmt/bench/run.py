@@ -110,7 +110,7 @@ class _Reference:
         self.candidate = Candidate.from_state(state["candidate"])
         self.outputs, self.rows = state["outputs"], state["rows"]
         self.held_out = state["held_out"]
-        self.optimism = float(state["optimism"])
+        self.optimism, self.seconds = float(state["optimism"]), float(state["seconds"])
 
     def on(self, found: Problem, hand: Hand, seed: int) -> tuple[Candidate, torch.Tensor]:
         """The candidate, and the rows of groups, on the parts that a contestant is chosen on."""
@@ -145,10 +145,13 @@ class _Reference:
 
 def _control(found: Problem, config: Configuration, base: _Reference) -> Hand:
     """The reference itself, or the collapse control that shifts its decisions."""
-    hand = contest(found, replace(config, method="plain"))
+    plain_config = replace(config, method="plain")
     if config.method == "reference":
+        # It is trained already; this learner is asked how rows are encoded, and nothing else.
+        hand = contest(found, replace(plain_config, epochs=1, path_epochs=0))
         candidate = replace(base.candidate, segment="path")
-        return replace(hand, candidates=[candidate], outputs=[base.outputs])
+        return replace(hand, candidates=[candidate], outputs=[base.outputs], seconds=base.seconds)
+    hand = contest(found, plain_config)
     learner = hand.learner
     held_out = rows_of(found, learner, HELD_OUT)
     evaluator = PathEvaluator(learner.ledger_, learner.schema_.groups, held_out, config.seed)
