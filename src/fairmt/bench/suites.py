@@ -153,8 +153,8 @@ SUITES: dict[str, Suite] = {
         Suite(
             "full",
             "every method; tables, five binary tasks, pictures, texts",
-            "about 4 hours on two cores, and half a day more for the pictures (on a GPU far less); "
-            "it may be cut short",
+            "about 4 hours on two cores, and 8 more for the pictures (on a GPU far less); it may "
+            "be cut short",
             tuple(
                 dict.fromkeys(
                     _runs((*CORE_DATA, "acs_binary", "empathy"), FULL, 5)
@@ -167,6 +167,7 @@ SUITES: dict[str, Suite] = {
                     + _runs(("acs", "diabetes130"), ("symmetric",), 5, **FOLLOWED)
                     + _runs(("acs_binary",), ("fairmt",), 10, **FOLLOWED)
                     + _runs(("faces",), PICTURES, 5)
+                    + tuple(_ablated("faces", seed, {"proxy": None}) for seed in range(5))
                     + _census_variants()
                     + _runs((*CORE_DATA, "acs_binary", "empathy", "faces"), ("noise_floor",), 5)
                 )
