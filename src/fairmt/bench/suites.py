@@ -45,7 +45,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "sharper worst case": {"sharpness": 9.0},
     "few people count like many": {"full_evidence": 0.0},
     "no memory": {"max_decay": 0.0},
-    "no proxy": {"proxy": None},
+    "no balancing": {"proxy": None},
     "the dual in place of the path": {"controller": "dual"},
     "the dual without its bound": {"controller": "dual", "max_strength": 1000.0},
 }
