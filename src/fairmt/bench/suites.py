@@ -167,7 +167,7 @@ SUITES: dict[str, Suite] = {
                     + _runs(("acs", "diabetes130"), ("symmetric",), 5, **FOLLOWED)
                     + _runs(("acs_binary",), ("fairmt",), 10, **FOLLOWED)
                     + _runs(("faces",), PICTURES, 5)
-                    + tuple(_ablated("faces", seed, {"proxy": None}) for seed in range(5))
+                    + tuple(_ablated("faces", seed, ABLATIONS["no balancing"]) for seed in range(5))
                     + _census_variants()
                     + _runs((*CORE_DATA, "acs_binary", "empathy", "faces"), ("noise_floor",), 5)
                 )
