@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,12 +31,14 @@ class FairMetric:
 
     Attributes
     ----------
-    sigma : Tensor (D, D), Σ, symmetric and positive semi-definite.
+    sigma : Tensor (D, D), Σ, symmetric and positive semi-definite; None for ``I - AAᵀ``, the
+        Euclidean distance less its part along the directions A. Of a picture's thousands of inputs
+        the matrix would cost more than the model.
     directions : Tensor (D, r), orthonormal: moves along them cost nothing. r may be 0.
     low, high : Tensor (r,), where people lie along the directions.
     """
 
-    sigma: Tensor
+    sigma: Tensor | None
     directions: Tensor
     low: Tensor
     high: Tensor
@@ -43,13 +46,16 @@ class FairMetric:
     def __call__(self, x: Tensor, other: Tensor) -> Tensor:
         """Distances (N,) between rows (N, D)."""
         move = other - x
+        if self.sigma is None:
+            return (move - (move @ self.directions) @ self.directions.T).square().sum(1)
         return ((move @ self.sigma) * move).sum(1)
 
     def like(self, other: Tensor) -> FairMetric:
         """On the device and in the precision of a tensor."""
-        return FairMetric(**{name: part.to(other) for name, part in self.parts().items()})
+        sigma = None if self.sigma is None else self.sigma.to(other)
+        return FairMetric(sigma, self.directions.to(other), self.low.to(other), self.high.to(other))
 
-    def parts(self) -> dict[str, Tensor]:
+    def parts(self) -> dict[str, Any]:
         """The four tensors by name."""
         return {
             "sigma": self.sigma,
@@ -67,9 +73,7 @@ class FairMetric:
         directions : Tensor (D, r).
         features : Tensor (N, D), rows that show how far people are apart along the directions.
         """
-        identity = torch.eye(len(directions), dtype=torch.float64)
-        sigma = identity - directions @ directions.T
-        return FairMetric(sigma, directions, *_range(features.double() @ directions))
+        return FairMetric(None, directions, *_range(features.double() @ directions))
 
 
 def logistic_metric(
@@ -111,7 +115,7 @@ def logistic_metric(
             f"Sensitive columns {wrong} do not exist; expected positions from 0 to "
             f"{n_features - 1} among the {n_features} input columns."
         )
-    x = features.double().cpu().numpy()
+    x = features.cpu().numpy()
     w = None if weights is None else weights.double().cpu().numpy()
     found = list(np.eye(n_features)[list(columns)])
     for position, attribute in enumerate(groups.attributes):
@@ -121,7 +125,7 @@ def logistic_metric(
         else:
             own = codes[:, position].cpu().numpy()
             found += _one_versus_rest(x, own, len(attribute.categories), w)
-    directions = orthonormal(torch.tensor(np.array(found).reshape(-1, n_features).T))
+    directions = orthonormal(torch.tensor(np.array(found, float).reshape(-1, n_features).T))
     if directions.shape[1] == n_features:
         raise ValueError(
             f"The sensitive directions span all {n_features} features, so that everybody would be "
@@ -286,6 +290,8 @@ def _ridge(x: np.ndarray, values: np.ndarray, weights: np.ndarray | None) -> lis
     if not spread > 0:
         return []
     model = Ridge().fit(
-        x[known], values[known] / spread, None if weights is None else weights[known]
+        x[known].astype(np.float64),
+        values[known] / spread,
+        None if weights is None else weights[known],
     )
     return [model.coef_]

@@ -56,6 +56,17 @@ def test_the_direction_that_tells_two_groups_apart_costs_nothing() -> None:
     assert float(metric(x[:1], x[:1] + across)) == pytest.approx(float(across.square().sum()))
 
 
+def test_the_matrix_need_not_be_written_out() -> None:
+    directions = orthonormal(noise(D, 2, seed=2))
+    x, other = noise(50, D, seed=3), noise(50, D, seed=4)
+    short = FairMetric.without(directions, x)
+    sigma = torch.eye(D, dtype=torch.float64) - directions @ directions.T
+    written = FairMetric(sigma, directions, short.low, short.high)
+    torch.testing.assert_close(short(x, other), written(x, other))
+    assert short.like(torch.zeros(1)).sigma is None
+    assert short.like(torch.zeros(1)).low.dtype == torch.float32
+
+
 def test_three_groups_have_a_plane_and_numbers_a_line() -> None:
     codes = torch.arange(9000) % 3
     centres = torch.zeros(3, D, dtype=torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +67,7 @@ class SenSeI(StepMethod):
     """
 
     name: ClassVar[str] = "sensei"
+    revision: ClassVar[int] = 1
     summary: ClassVar[str] = "outputs do not change when only what is sensitive about a person does"
     attributes: ClassVar[str] = "categorical and continuous"
     label_free: ClassVar[bool] = True
@@ -151,7 +153,7 @@ class SenSeI(StepMethod):
         return joint(weights.to(distance) @ distance) / total
 
     def _checked(self, features: Any) -> Tensor:
-        n_inputs = len(self.metric.sigma)
+        n_inputs = len(self.metric.directions)
         if not isinstance(features, Tensor) or features.ndim != 2:
             found = tuple(getattr(features, "shape", ())) or type(features).__name__
             raise ValueError(
@@ -248,7 +250,7 @@ class SenSeI(StepMethod):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.multiplier, self._seen = state["multiplier"], state["seen"]
-        self.metric = FairMetric(**{k: v.clone() for k, v in state["metric"].items()})
+        self.metric = FairMetric(**deepcopy(state["metric"]))
 
 
 class _Best:
