@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 
+from fairmt.measures import MEASURES, Measure
 from fairmt.notions import (
     CONTRADICTIONS,
     DEFAULT_NOTIONS,
-    MEASURES,
     NOTIONS,
-    Measure,
     Notion,
 )
 

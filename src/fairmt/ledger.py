@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fairmt.constants import Constant
+from fairmt.measures import COMPLEMENTARY, MEASURES, Atoms, Measure, ratio, safe
 from fairmt.moments import Moments, group_sums
-from fairmt.notions import COMPLEMENTARY, MEASURES, NOTIONS, Atoms, Measure, ratio, safe
+from fairmt.notions import NOTIONS
 from fairmt.tasks import Classification, Layout, Task
 from fairmt.truths import truths
 

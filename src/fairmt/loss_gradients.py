@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fairmt.constants import Constant
 from fairmt.distributed import all_sum, joint, world_size
 from fairmt.losses import Losses
-from fairmt.notions import safe
+from fairmt.measures import safe
 from fairmt.tasks import Detection, Family, Layout, Regression
 
 

@@ -27,9 +27,10 @@ from fairmt.disparity import THICK_ROWS, Yardstick
 from fairmt.estimator import FairMTLearner
 from fairmt.files import write_text
 from fairmt.ledger import Ledger
+from fairmt.measures import MEASURES
 from fairmt.metrics import utilities
 from fairmt.moments import Moments
-from fairmt.notions import MEASURES, NOTIONS
+from fairmt.notions import NOTIONS
 from fairmt.path import judge
 from fairmt.store import load_state, save_state
 from fairmt.tasks import Layout

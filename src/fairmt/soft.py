@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairmt.ledger import Block, Ledger, decide, moments_of
-from fairmt.notions import Atoms
+from fairmt.measures import Atoms
 from fairmt.tasks import Layout
 
 

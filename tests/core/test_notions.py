@@ -14,14 +14,9 @@ from torch import Tensor
 from fairmt.constraint import Constraint
 from fairmt.groups import Attribute, Groups
 from fairmt.ledger import Ledger, atoms_of
+from fairmt.measures import MEASURES
 from fairmt.moments import Moments
-from fairmt.notions import (
-    CONTRADICTIONS,
-    DEFAULT_NOTIONS,
-    MEASURES,
-    NOTIONS,
-    resolve_notions,
-)
+from fairmt.notions import CONTRADICTIONS, DEFAULT_NOTIONS, NOTIONS, resolve_notions
 from fairmt.tasks import Classification, Detection, Layout, Regression
 
 from . import oracles

@@ -19,10 +19,11 @@ from fairmt.history import DecayedMoments
 from fairmt.ledger import Ledger, Statistic, atoms_of
 from fairmt.loss_gradients import LossGradients
 from fairmt.losses import Losses
+from fairmt.measures import MEASURES
 from fairmt.methods import FairMT
 from fairmt.models import MLP, LinearHeads
 from fairmt.moments import Moments
-from fairmt.notions import MEASURES, NOTIONS, resolve_notions
+from fairmt.notions import NOTIONS, resolve_notions
 from fairmt.soft import SoftMoments
 from fairmt.tasks import Classification, Detection, Layout, Regression, Task
 from fairmt.truths import truths

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fairmt.disparity import THICK_ROWS
-from fairmt.notions import MEASURES
+from fairmt.measures import MEASURES
 
 if TYPE_CHECKING:
     from fairmt.auditing.compare import Comparison

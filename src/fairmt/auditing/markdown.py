@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from fairmt.auditing.findings import headline, ordered
-from fairmt.notions import MEASURES, NOTIONS
+from fairmt.measures import MEASURES
+from fairmt.notions import NOTIONS
 
 if TYPE_CHECKING:
     from fairmt.auditing.result import AuditResult

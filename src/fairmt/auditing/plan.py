@@ -16,7 +16,8 @@ import torch
 
 from fairmt.groups import Groups
 from fairmt.ledger import Ledger, Statistic
-from fairmt.notions import MEASURES, NOTIONS, Atoms, Measure
+from fairmt.measures import MEASURES, Atoms, Measure
+from fairmt.notions import NOTIONS
 from fairmt.tasks import Classification, Layout, Task
 
 OUTCOMES = ((0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1))

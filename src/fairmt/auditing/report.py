@@ -12,7 +12,8 @@ import pandas as pd
 
 from fairmt.auditing import charts
 from fairmt.auditing.findings import amount, findings, headline, ordered
-from fairmt.notions import MEASURES, NOTIONS
+from fairmt.measures import MEASURES
+from fairmt.notions import NOTIONS
 
 if TYPE_CHECKING:
     from fairmt.auditing.compare import Comparison

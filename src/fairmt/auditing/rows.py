@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairmt.groups import Groups
 from fairmt.ledger import truths
-from fairmt.notions import Atoms
+from fairmt.measures import Atoms
 from fairmt.tasks import Layout, Regression
 
 

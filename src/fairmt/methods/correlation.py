@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fairmt.groups import Groups
+from fairmt.measures import safe
 from fairmt.methods.scores import ScorePenalty
-from fairmt.notions import safe
 from fairmt.tasks import Layout, Task
 from fairmt.truths import truths
 

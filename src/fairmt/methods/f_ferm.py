@@ -15,10 +15,11 @@ from fairmt.constants import Constant
 from fairmt.distributed import all_sum, joint
 from fairmt.groups import Groups
 from fairmt.ledger import decide
+from fairmt.measures import safe
 from fairmt.methods.base import Batch, StepMethod
 from fairmt.methods.divergences import dual_exponent, find_divergence
 from fairmt.models import MultiTask
-from fairmt.notions import NOTIONS, safe
+from fairmt.notions import NOTIONS
 from fairmt.tasks import Classification, Layout, Regression, Task
 from fairmt.truths import truths
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fairmt.constants import Constant
 from fairmt.groups import Groups
+from fairmt.measures import safe
 from fairmt.methods.scores import ScorePenalty
 from fairmt.models import MultiTask
-from fairmt.notions import safe
 from fairmt.tasks import Layout, Task
 
 

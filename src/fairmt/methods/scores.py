@@ -13,9 +13,9 @@ from fairmt.constants import Constant
 from fairmt.distributed import joint
 from fairmt.groups import Groups
 from fairmt.ledger import probabilities
+from fairmt.measures import safe
 from fairmt.methods.base import Batch, StepMethod
 from fairmt.models import MultiTask
-from fairmt.notions import safe
 from fairmt.tasks import Layout, Task
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fairmt.measures import safe
 from fairmt.methods.scores import ScorePenalty
-from fairmt.notions import safe
 
 
 class Wasserstein(ScorePenalty):

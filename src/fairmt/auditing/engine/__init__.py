@@ -1,7 +1,7 @@
 """Audits of tables that stay where they are: summed by DuckDB, or by any Ibis backend.
 
 One grouped query per classification task counts truth by decision; one more sums everything else.
-Definitions of statistics are those of `fairmt.notions`, applied to columns of the query.
+Definitions of statistics are those of `fairmt.measures`, applied to columns of the query.
 """
 
 from __future__ import annotations

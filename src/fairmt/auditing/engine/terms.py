@@ -16,7 +16,7 @@ from fairmt.auditing.cube import TARGET_SUMS, Cube
 from fairmt.auditing.memory import ratio_columns
 from fairmt.auditing.plan import Plan
 from fairmt.ledger import Statistic
-from fairmt.notions import MEASURES, Atoms
+from fairmt.measures import MEASURES, Atoms
 
 
 class Sql:
