@@ -37,7 +37,7 @@ def run(
     workers: Workers = 1,
     storage: Storage = None,
     accelerator: Accelerator = "cpu",
-    seeds: Annotated[int | None, typer.Option(help="Only the first so many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Only the first so many seeds.")] = None,
     data: Annotated[str | None, typer.Option(help="Only these problems: A,B.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods: A,B.")] = None,
 ) -> None:
@@ -76,7 +76,7 @@ def one(
         str | None, typer.Option(help="Method of that kind that follows the path.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given often. [0]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="The first so many seeds.")] = None,
     epochs: int | None = None,
     path_epochs: int | None = None,
     workers: Workers = 1,
@@ -86,6 +86,8 @@ def one(
     from fairmt.bench.configuration import Configuration
     from fairmt.bench.store import ResultStore
 
+    if seed and seeds is not None:
+        raise ValueError("Give --seed, for seeds by number, or --seeds, for the first so many.")
     options = []
     for text in option or []:
         key, equals, value = text.partition("=")
@@ -104,7 +106,7 @@ def one(
             path_epochs,
             postprocessing,
         )
-        for s in (range(seeds) if seeds else seed or [0])
+        for s in (seed or range(seeds or 1))
     ]
     store = ResultStore(out_dir)
     _make(runs, store, workers, None, accelerator)

@@ -464,6 +464,10 @@ def test_the_shell_runs_shows_and_compares(store: ResultStore, tmp_path: Path) -
     lost = subprocess.run([*words, "show", "core", "--out", folder], capture_output=True, text=True)
     assert lost.returncode != 0
     assert "No result of 'core'" in lost.stderr.replace("\n", " ")
+    both = [*words, "one", "--method", "plain", "--seed", "3", "--seeds", "2", *flags]
+    refused = subprocess.run(both, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "--seeds, for the first so many" in refused.stderr.replace("\n", " ")
 
 
 def test_pictures_are_drawn(store: ResultStore, tmp_path: Path) -> None:
