@@ -115,7 +115,7 @@ def logistic_metric(
             f"Sensitive columns {wrong} do not exist; expected positions from 0 to "
             f"{n_features - 1} among the {n_features} input columns."
         )
-    x = features.cpu().numpy()
+    x = (features if features.dtype == torch.float64 else features.float()).cpu().numpy()
     w = None if weights is None else weights.double().cpu().numpy()
     found = list(np.eye(n_features)[list(columns)])
     for position, attribute in enumerate(groups.attributes):

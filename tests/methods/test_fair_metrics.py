@@ -50,6 +50,8 @@ def test_the_direction_that_tells_two_groups_apart_costs_nothing() -> None:
     assert metric.directions.shape == (D, 1)
     assert float((metric.directions[:, 0] @ planted).abs()) / 5 == pytest.approx(1, abs=3e-3)
     assert float(metric(x[:1], x[:1] + 7 * metric.directions.T)) == pytest.approx(0, abs=1e-9)
+    half = logistic_metric(x.bfloat16(), logistic_sample(x, planted)[:, None], SEX)
+    assert float((half.directions[:, 0] @ planted).abs()) / 5 == pytest.approx(1, abs=3e-3)
     # Across it the distance is Euclid's.
     across = torch.tensor([[4.0, 0.0, 3.0, 0.0, 0.0, 0.0]], dtype=torch.float64) / 5
     across = across - across @ projector(metric)
