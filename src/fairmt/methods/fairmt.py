@@ -78,7 +78,8 @@ class FairMT(StepMethod):
     source: ClassVar[str] = "arXiv 2512.00469, as formulated in this library"
     limits: ClassVar[str] = (
         "categorical attributes only; tasks that agree at representation and heads may still "
-        "conflict deep in the encoder"
+        "conflict deep in the encoder; balancing favours the task that is memorised first, where "
+        "an encoder learns its training rows by heart"
     )
 
     def __init__(
