@@ -17,6 +17,7 @@ from fairmt.bench.configuration import Configuration
 from fairmt.bench.store import ResultStore
 
 STRENGTHS = (0.4, 1.0, 2.0, 4.0, 8.0, 16.0)
+MOST_SEEDS = 20
 WITHOUT = (("proxy", None),)
 
 
@@ -30,14 +31,17 @@ def changes(row: dict[str, Any]) -> np.ndarray:
 def differences(store: ResultStore, data: str) -> tuple[list[str], np.ndarray]:
     """Names of tasks and, for every seed that has both rows, (seeds, strengths, T)."""
     found, names = [], []
-    for seed in range(20):
+    for seed in range(MOST_SEEDS):
         both = [Configuration(data, "fairmt", seed, options=options) for options in ((), WITHOUT)]
         if all(store.has(config) for config in both):
             with_it, without = (store.get(config) for config in both)
             names = with_it["tasks"]
             found.append(changes(with_it) - changes(without))
-    if not found:
-        raise SystemExit(f"No seed of '{data}' has a row with and one without balancing.")
+    if len(found) < 2:
+        raise SystemExit(
+            f"{len(found)} seeds of '{data}' have a row with and one without balancing in this "
+            "store; two or more are needed for an error. Make them with `fairmt bench one`."
+        )
     return names, np.array(found)
 
 

@@ -6,7 +6,7 @@ gains is no better on other rows. Losses and weights along plain training, with 
 balancing, on training rows and on rows that were not trained on (calibration and validation; test
 rows are not looked at).
 
-    python benchmarks/memorising.py faces acs diabetes130 --seeds 2 3
+    python benchmarks/memorising.py faces acs diabetes130 nhanes lawschool --seeds 2 3
 """
 
 from __future__ import annotations
