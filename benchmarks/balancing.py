@@ -51,13 +51,13 @@ def main() -> None:
     parser.add_argument("--store", default="benchmarks/results/bench")
     args = parser.parse_args()
     store = ResultStore(args.store)
+    by_data = {data: differences(store, data) for data in args.data}
     print("# What balancing does to FairMT along its path\n")
     print(
         f"`python benchmarks/balancing.py {' '.join(args.data)} --store {args.store}`: utility on "
         "test rows, with less without balancing, at equal λ.\n"
     )
-    for data in args.data:
-        names, found = differences(store, data)
+    for data, (names, found) in by_data.items():
         means = found.mean(2)
         errors = means.std(0, ddof=1) / len(means) ** 0.5
         print(f"## {data} ({len(found)} seeds)\n")
